@@ -1,0 +1,208 @@
+"""The run directory: the only file that knows file names, and the two ways in which trainkit writes a file.
+
+A file is either written once (`publish`, `replace`) or only appended to (`Lines`); every file has one writer. The
+layout is documented in docs/architecture.md. All of a workspace's files are private to their user (mode 0600, 0700).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Union
+
+PathLike = Union[str, "os.PathLike[str]"]
+TERMINAL = ("Completed", "Failed", "Canceled")
+
+
+class RunDir:
+    """Names of all files of one run; nothing is read or written here."""
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        self.run = self.path / "run.json"  # what the run is: written at submit
+        self.job = self.path / "job.json"  # what the driver is to do: written at submit, before the driver starts
+        self.cancel = self.path / "cancel.json"  # somebody asked for the end
+        self.state = self.path / "state.json"  # how it ended: the first to publish it wins
+        self.stages = self.path / "stages.jsonl"  # the driver's steps: {"time", "status", "details"}
+        self.driver_lock = self.path / "driver.lock"
+        self.driver_log = self.path / "driver.log"
+        self.prepare_log = self.path / "prepare.log"  # what pip, uv or conda printed
+        self.code = self.path / "code"  # the snapshot: the script's working directory
+        self.outputs = self.path / "outputs"  # code/outputs links here
+        self.logs = self.path / "logs"  # code/logs links here
+        self.uploads = self.path / "uploads"  # files given by upload_file and log_image
+        self.events = self.path / "events"
+        self.properties = self.path / "properties"  # one file a property: written once
+        self.once = self.path / "once"  # one file for each thing that must happen once
+        self.children = self.path / "children"
+
+    def attempt(self, number: int) -> "AttemptDir":
+        """Files of the `number`-th formation of a world, from 1."""
+        return AttemptDir(self.path / "attempts" / str(number))
+
+    def attempts(self) -> List["AttemptDir"]:
+        """All attempts so far, oldest first."""
+        numbers = [int(p.name) for p in (self.path / "attempts").glob("*") if p.name.isdigit()]
+        return [self.attempt(n) for n in sorted(numbers)]
+
+    def events_of(self, writer: str) -> Path:
+        """The event file of one writer: "rank-3" or "client"."""
+        return self.events / (writer + ".jsonl")
+
+    def property(self, key: str) -> Path:
+        """The file of one property; any text is a valid key."""
+        return self.properties / (key.encode("utf-8").hex() + ".json")
+
+
+class AttemptDir:
+    """Names of the files of one attempt."""
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        self.number = int(self.path.name)
+        self.job = self.path / "job.json"  # trainkit.job.Job, as the agents read it
+        self.key = self.path / "key"  # authenticates the agents' channel
+        self.head = self.path / "head.json"  # where node 0's agent listens
+        self.handle = self.path / "handle.json"
+        self.nodes = self.path / "nodes"
+        self.ranks = self.path / "ranks"
+        self.logs = self.path / "logs"
+
+    def rank_record(self, rank: int) -> Path:
+        """How rank `rank` ended."""
+        return self.ranks / ("%d.json" % rank)
+
+    def rank_log(self, rank: int) -> Path:
+        """What rank `rank` printed."""
+        return self.logs / ("rank-%d.log" % rank)
+
+    def agent_lock(self, node: int) -> Path:
+        """Held by the node's agent while it lives."""
+        return self.nodes / ("%d.lock" % node)
+
+    def agent(self, node: int) -> Path:
+        """The node agent's identity: boot id, pid, birth."""
+        return self.nodes / ("%d.agent.json" % node)
+
+    def agent_end(self, node: int) -> Path:
+        """How the node's agent ended: its commands' exit statuses and the reason."""
+        return self.nodes / ("%d.end.json" % node)
+
+    def agent_log(self, node: int) -> Path:
+        """What the agent itself, mpirun or torchrun printed."""
+        return self.logs / ("agent-%d.log" % node)
+
+
+def make_private(path: PathLike) -> Path:
+    """The directory `path`, made with its parents where missing, readable by its user only."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return Path(path)
+
+
+def read_json(path: PathLike) -> Optional[Any]:
+    """The file's value, or None where there is no such file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+
+
+def _temporary(path: Path, data: bytes) -> str:
+    """A synced file with `data` beside `path`."""
+    make_private(path.parent)
+    handle, name = tempfile.mkstemp(prefix=".", dir=str(path.parent))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        os.unlink(name)
+        raise
+    return name
+
+
+def encode(value: Any) -> bytes:
+    """JSON as trainkit stores it; what JSON has no form for is stored as its text."""
+    return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+
+
+def publish(path: PathLike, value: Any) -> bool:
+    """Write `value` as JSON unless the file exists; atomic, and of several writers the first wins.
+
+    Returns whether this call wrote it.
+    """
+    path = Path(path)
+    if path.exists():
+        return False
+    name = _temporary(path, encode(value))
+    try:
+        os.link(name, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(name)
+
+
+def replace(path: PathLike, value: Any) -> None:
+    """Write `value` as JSON in one step, over what was there; for files of one writer."""
+    path = Path(path)
+    name = _temporary(path, encode(value))
+    os.replace(name, path)
+
+
+class Lines:
+    """An append-only file of JSON lines with one writer: a line is in the kernel's hands when `append` returns.
+
+    So it survives the death of the process at once; `sync` makes it survive the machine's.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        make_private(Path(path).parent)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._repair()
+
+    def _repair(self) -> None:
+        """End a line that a killed writer left half written, so that the next one starts on its own."""
+        size = os.fstat(self._fd).st_size
+        if size:
+            with open("/proc/self/fd/%d" % self._fd, "rb") as file:
+                file.seek(size - 1)
+                if file.read(1) != b"\n":
+                    os.write(self._fd, b"\n")
+
+    def append(self, value: Any) -> None:
+        """Add one line. Raises OSError where the disk is full; a partial line is ended by the next writer."""
+        data = encode(value) + b"\n"
+        written = os.write(self._fd, data)
+        while written < len(data):
+            written += os.write(self._fd, data[written:])
+
+    def sync(self) -> None:
+        """Force what was appended onto the disk."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Sync and close."""
+        self.sync()
+        os.close(self._fd)
+
+
+def read_lines(path: PathLike) -> Iterator[Dict[str, Any]]:
+    """The objects of a JSON lines file; a torn line (of a writer that was killed) is passed over."""
+    try:
+        file = open(path, "rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                yield value

@@ -1,0 +1,111 @@
+"""A job as launchers, spreads, agents and ranks see it: plain values, standard library only.
+
+Three questions are kept apart. *Where* does the job run: a Launcher, a thing with a lifetime. *How* does one node
+become ranks: a Spread, a pure function from a job and a node to command lines. *Who am I*, inside a rank:
+`trainkit.boot.ranks`. This module is all that a launcher or a spread of another distribution has to import, with
+`trainkit.errors`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Mapping, Protocol, Tuple
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt at running a script on `nodes` x `ranks_per_node` ranks. Paths are absolute."""
+
+    run_id: str
+    experiment: str
+    run_dir: str
+    attempt: int
+    interpreter: str
+    script: str = ""  # relative to the run's code directory; empty where `command` is set
+    arguments: Tuple[str, ...] = ()
+    command: Tuple[str, ...] = ()  # instead of a script: run once on each node, `python` meaning the interpreter
+    nodes: int = 1
+    ranks_per_node: int = 1
+    spread: str = "fork"
+    backend: str = ""  # what torch.distributed is asked to use: "nccl", "gloo", or empty
+    gpus_per_node: int = 0
+    devices: str = "cpu"  # for people: "cpu", "2 x NVIDIA A100"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    max_seconds: float = 0.0  # wall clock limit, 0 for none
+    boot: str = ""  # path of the boot zip, for an interpreter that has no trainkit
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in the whole job."""
+        return self.nodes * self.ranks_per_node
+
+    def to_json(self) -> Dict[str, Any]:
+        """As plain values, for `json.dump`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Job":
+        """The inverse of `to_json`."""
+        known = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
+        known["arguments"] = tuple(known.get("arguments", ()))
+        known["command"] = tuple(known.get("command", ()))
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a running job, known once every agent has reported."""
+
+    rank: int
+    names: Tuple[str, ...]  # of all nodes, in rank order
+    head: str  # address of node 0, as the others reach it
+    port: int  # free on the head: for the ranks' own rendezvous
+    remote_shell: str = ""  # a program that runs a command on a named node through the agents
+
+    @property
+    def name(self) -> str:
+        """This node's own name."""
+        return self.names[self.rank]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process for an agent to start: a rank, or a parent of ranks (mpirun, torchrun)."""
+
+    argv: Tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)  # added to the job's
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a launcher knows: `phase` is queued, running, ended or lost; `words` are the cluster's own."""
+
+    phase: str
+    words: str = ""
+
+
+class Launcher(Protocol):
+    """Gets the agent run once on each of `job.nodes` nodes. Its laws are in DESIGN (docs/architecture.md)."""
+
+    def start(self, job: Job) -> str:
+        """Start every node's agent and return a handle: short text, good in any process. Or raise, leaving nothing."""
+        ...
+
+    def poll(self, handle: str) -> Status:
+        """Where the job is; never raises for one that has ended or been forgotten."""
+        ...
+
+    def cancel(self, handle: str) -> None:
+        """End the job; may be called twice, or too late."""
+        ...
+
+
+Spread = Callable[[Job, Node], List[Command]]
+
+
+def rank_command(job: Job) -> Tuple[str, ...]:
+    """The command line of one rank's shim: reads who it is from the environment and runs the job's script."""
+    if job.boot:
+        return (job.interpreter, job.boot, "rank")
+    return (job.interpreter, "-m", "trainkit.boot.rank")
