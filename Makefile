@@ -1,0 +1,51 @@
+# Everything works in .venv, which scripts/setup makes and keeps up to date. `make` alone lists the commands.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := PYTHON=$(PYTHON) scripts/setup
+# workers of the test run, and more arguments for pytest: make test ARGS="-k registry"
+WORKERS ?= 2
+ARGS ?=
+
+.PHONY: help setup demo test check format bench soak clean
+
+help:
+	@echo "make demo            set up, then submit, train, register, export and use a classifier"
+	@echo "make test            set up, then all checks and tests   (ARGS='-k name' runs some)"
+	@echo "make check           format, lint, types, import contracts"
+	@echo "make format          rewrite the files as 'make check' wants them"
+	@echo "make bench NAME=...  run one benchmark; without NAME, list them"
+	@echo "make soak            the long fault campaigns; writes their table"
+	@echo "make setup           only make or renew .venv"
+	@echo "make clean           remove what checks, tests and builds left (.venv stays)"
+
+setup:
+	@$(SETUP)
+
+demo:
+	@$(SETUP) mpi,recipes
+	@$(BIN)/python -m trainkit_recipes.birds.demo
+
+test: check
+	@echo "test: pytest, $(WORKERS) workers"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+check: setup
+	@scripts/check
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench:
+	@test -n "$(NAME)" || { echo "make bench NAME=... with one of:"; ls benchmarks/*.py | sed 's,benchmarks/\(.*\).py,  \1,'; exit 2; }
+	@test -f "benchmarks/$(NAME).py" || { echo "bench: no benchmark is called $(NAME); 'make bench' lists them"; exit 2; }
+	@$(SETUP) mpi,recipes,bench
+	@$(BIN)/python "benchmarks/$(NAME).py" $(ARGS)
+
+soak:
+	@$(SETUP)
+	@$(BIN)/python benchmarks/soak.py $(ARGS)
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
