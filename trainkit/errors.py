@@ -86,9 +86,7 @@ class LaunchError(TrainkitError):
     `command` and `output` are those of the program that refused, `transient` tells whether trying again can help.
     """
 
-    def __init__(
-        self, message: str, *, command: Sequence[str] = (), output: str = "", transient: bool = False
-    ) -> None:
+    def __init__(self, message: str, *, command: Sequence[str] = (), output: str = "", transient: bool = False) -> None:
         super().__init__(message)
         self.command = tuple(command)
         self.output = output

@@ -40,6 +40,10 @@ class Job:
         """Ranks in the whole job."""
         return self.nodes * self.ranks_per_node
 
+    def agent_log(self, node: int) -> str:
+        """Where what a node's agent prints belongs."""
+        return "%s/attempts/%d/logs/agent-%d.log" % (self.run_dir, self.attempt, node)
+
     def to_json(self) -> Dict[str, Any]:
         """As plain values, for `json.dump`."""
         return dataclasses.asdict(self)
@@ -109,3 +113,8 @@ def rank_command(job: Job) -> Tuple[str, ...]:
     if job.boot:
         return (job.interpreter, job.boot, "rank")
     return (job.interpreter, "-m", "trainkit.boot.rank")
+
+
+def agent_command(interpreter: str, job: Job, node: int) -> Tuple[str, ...]:
+    """The command line of one node's agent, for a launcher to get run there."""
+    return (interpreter, "-m", "trainkit.boot.agent", job.run_dir, str(job.attempt), str(node))

@@ -40,28 +40,99 @@ class _Dialect:
 
 # Tried in this order: what started this very process comes before what an outer allocation left behind.
 _DIALECTS = (
-    _Dialect("trainkit", "TRAINKIT_RANK", "TRAINKIT_WORLD_SIZE", "TRAINKIT_LOCAL_RANK", "TRAINKIT_LOCAL_WORLD_SIZE",
-             "TRAINKIT_NODE_RANK", ("TRAINKIT_RUN_ID", "TRAINKIT_ATTEMPT")),
-    _Dialect("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK",
-             ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")),
-    _Dialect("openmpi", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
-             "OMPI_COMM_WORLD_LOCAL_SIZE", "", ("PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri")),
-    _Dialect("horovod", "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE",
-             "HOROVOD_CROSS_RANK", ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT")),
+    _Dialect(
+        "trainkit",
+        "TRAINKIT_RANK",
+        "TRAINKIT_WORLD_SIZE",
+        "TRAINKIT_LOCAL_RANK",
+        "TRAINKIT_LOCAL_WORLD_SIZE",
+        "TRAINKIT_NODE_RANK",
+        ("TRAINKIT_RUN_ID", "TRAINKIT_ATTEMPT"),
+    ),
+    _Dialect(
+        "torchrun",
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_RANK",
+        ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"),
+    ),
+    _Dialect(
+        "openmpi",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+        "",
+        ("PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri"),
+    ),
+    _Dialect(
+        "horovod",
+        "HOROVOD_RANK",
+        "HOROVOD_SIZE",
+        "HOROVOD_LOCAL_RANK",
+        "HOROVOD_LOCAL_SIZE",
+        "HOROVOD_CROSS_RANK",
+        ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT"),
+    ),
     _Dialect("mpich", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "", ("PMI_PORT", "PMI_ID_SPACE")),
-    _Dialect("slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE", "SLURM_NODEID",
-             ("SLURM_JOB_ID", "SLURM_STEP_ID")),
+    _Dialect(
+        "slurm",
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+        "SLURM_LOCALID",
+        "SLURM_NTASKS_PER_NODE",
+        "SLURM_NODEID",
+        ("SLURM_JOB_ID", "SLURM_STEP_ID"),
+    ),
 )
 
-_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "MPIR_CVAR_", "HOROVOD_", "TORCHELASTIC_", "SLURM_",
-             "TRAINKIT_", "AZUREML_", "AZ_BATCH", "MPI_LOCAL")
-_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
-          "ROLE_NAME", "ROLE_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID",
-          "MPI_LOCALNRANKS", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCHFT_MANAGER_PORT")
+_PREFIXES = (
+    "OMPI_",
+    "PMIX_",
+    "PRTE_",
+    "PMI_",
+    "HYDI_",
+    "MPIR_CVAR_",
+    "HOROVOD_",
+    "TORCHELASTIC_",
+    "SLURM_",
+    "TRAINKIT_",
+    "AZUREML_",
+    "AZ_BATCH",
+    "MPI_LOCAL",
+)
+_NAMES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "ROLE_RANK",
+    "ROLE_NAME",
+    "ROLE_WORLD_SIZE",
+    "NODE_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "MPI_LOCALRANKID",
+    "MPI_LOCALNRANKS",
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+    "TORCHFT_MANAGER_PORT",
+)
 # The user's own settings of these families: they say how to run, not who one is.
-_KEPT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_btl", "OMPI_MCA_pml",
-         "OMPI_MCA_btl_tcp_if_include", "TRAINKIT_HOME", "TRAINKIT_CACHE", "TRAINKIT_TEST_DATA",
-         "TRAINKIT_TEST_DOCUMENTS")
+_KEPT = (
+    "OMPI_ALLOW_RUN_AS_ROOT",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM",
+    "OMPI_MCA_btl",
+    "OMPI_MCA_pml",
+    "OMPI_MCA_btl_tcp_if_include",
+    "TRAINKIT_HOME",
+    "TRAINKIT_CACHE",
+    "TRAINKIT_TEST_DATA",
+    "TRAINKIT_TEST_DOCUMENTS",
+)
 
 
 def _number(env: Mapping[str, str], name: str, dialect: str) -> Optional[int]:

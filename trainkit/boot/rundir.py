@@ -155,6 +155,45 @@ def replace(path: PathLike, value: Any) -> None:
     os.replace(name, path)
 
 
+class Reserved:
+    """A file whose disk space is taken in advance, so that its one value can be written when the disk is full.
+
+    Space is reserved under a hidden name; `publish` writes the value in place and links it to its real name.
+    """
+
+    def __init__(self, path: PathLike, size: int = 65536) -> None:
+        self.path, self.size = Path(path), size
+        make_private(self.path.parent)
+        self._hidden = self.path.with_name("." + self.path.name + ".reserved-%d" % os.getpid())
+        self._fd = os.open(self._hidden, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(self._fd, 0, size)
+        except OSError:
+            self.discard()
+            raise
+
+    def publish(self, value: Any) -> bool:
+        """Write the value unless the file exists already; returns whether this call wrote it."""
+        data = encode(value)
+        if len(data) > self.size:
+            raise ValueError("%d bytes do not fit into the %d reserved for %s" % (len(data), self.size, self.path))
+        os.pwrite(self._fd, data, 0)
+        os.ftruncate(self._fd, len(data))
+        os.fsync(self._fd)
+        try:
+            os.link(self._hidden, self.path)
+            return True
+        except FileExistsError:
+            return False
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Give the space back."""
+        os.close(self._fd)
+        os.unlink(self._hidden)
+
+
 class Lines:
     """An append-only file of JSON lines with one writer: a line is in the kernel's hands when `append` returns.
 

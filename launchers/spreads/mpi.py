@@ -1,0 +1,28 @@
+"""Ranks as processes of mpirun: the one that belongs to the MPI library which the job's interpreter loads."""
+
+from __future__ import annotations
+
+from trainkit.boot.mpi import find_mpi
+from trainkit.job import Command, Job, Node, rank_command
+
+
+def mpi(job: Job, node: Node) -> list[Command]:
+    """One mpirun, on the head, for all ranks; where one machine hosts several nodes, ranks belong to them in order."""
+    if node.rank != 0:
+        return []
+    library = find_mpi(job.interpreter)
+    environment = {"TRAINKIT_MPI": library.words}
+    size = str(job.world_size)
+    if library.kind != "openmpi":
+        return [Command((library.mpirun, "-n", size, *rank_command(job)), environment)]
+    environment.update(
+        OMPI_ALLOW_RUN_AS_ROOT="1",
+        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+        PRTE_ALLOW_RUN_AS_ROOT="1",
+        PRTE_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+        OMPI_MCA_rmaps_base_oversubscribe="1",
+        PRTE_MCA_rmaps_default_mapping_policy=":oversubscribe",
+    )
+    return [
+        Command((library.mpirun, "--oversubscribe", "--bind-to", "none", "-n", size, *rank_command(job)), environment)
+    ]

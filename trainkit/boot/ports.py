@@ -1,0 +1,38 @@
+"""A TCP port of its own for each job on this machine.
+
+Ports are taken from below the kernel's ephemeral range, so that no outgoing connection gets one by chance, and each is
+held by a lock file for as long as the job's agent lives: two jobs that start at once never meet on one port.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import tempfile
+from pathlib import Path
+from typing import Tuple
+
+from trainkit.boot.processes import hold_lock
+from trainkit.boot.rundir import make_private
+from trainkit.errors import LaunchError
+
+_FIRST, _LAST = 20000, 32000
+
+
+def reserve_port(address: str) -> Tuple[int, int]:
+    """A free port on `address` and the handle that holds it. Raises LaunchError where all are taken."""
+    directory = make_private(Path(tempfile.gettempdir()) / ("trainkit-ports-%d" % os.getuid()))
+    candidates = list(range(_FIRST, _LAST))
+    random.SystemRandom().shuffle(candidates)
+    for port in candidates[:500]:
+        handle = hold_lock(directory / str(port))
+        if handle is None:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind((address, port))
+                return port, handle
+            except OSError:
+                os.close(handle)
+    raise LaunchError("No free port between %d and %d was found on %s." % (_FIRST, _LAST, address), transient=True)

@@ -1,0 +1,123 @@
+"""Runs the user's script as Python itself would, and tells how it failed: the exception and the user's own line."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import sysconfig
+import threading
+import time
+import traceback
+import types
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+_LIMIT = 8000  # characters kept of any one text: a record must fit into its reserved space
+_FILE = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:,)?(?: in (?P<function>.+))?$', re.MULTILINE)
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "unable to allocate")
+
+threads: List[Dict[str, Any]] = []  # exceptions that ended a thread, kept until the process ends
+
+
+def run_script(path: str, arguments: Sequence[str]) -> None:
+    """Execute the file as `__main__`, with `sys.argv` and `sys.path` as `python path arguments` sets them."""
+    sys.argv = [path, *arguments]
+    sys.path[0] = os.path.dirname(os.path.abspath(path))
+    main = types.ModuleType("__main__")
+    main.__file__ = path
+    main.__builtins__ = __builtins__  # type: ignore[attr-defined]
+    sys.modules["__main__"] = main
+    with io.open_code(path) as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    exec(code, main.__dict__)
+
+
+def run_module(name: str, arguments: Sequence[str]) -> None:
+    """Execute a module as `python -m name arguments` does."""
+    import runpy
+
+    sys.argv = [name, *arguments]
+    sys.path[0] = os.getcwd()
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def watch_threads() -> None:
+    """Remember the uncaught exceptions of threads; Python prints them and goes on."""
+    shown = threading.excepthook
+
+    def hook(args: Any) -> None:
+        if args.exc_value is not None:
+            threads.append(describe(args.exc_value, os.getcwd()))
+            threads[-1]["thread"] = args.thread.name if args.thread else ""
+            del threads[16:]
+        shown(args)
+
+    threading.excepthook = hook
+
+
+def _installed(file: str) -> bool:
+    """Whether a file belongs to Python, an installed package or trainkit itself rather than to the user."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    roots = {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")} | {here}
+    return (
+        file.startswith(tuple(os.path.join(root, "") for root in roots))
+        or "site-packages" in file
+        or "dist-packages" in file
+        or file.startswith("<")
+    )
+
+
+def users_place(places: Sequence[Tuple[str, int, str]], code: str) -> Optional[Tuple[str, int, str]]:
+    """Of (file, line, function), outermost first: the innermost in the run's own code, else in no installed package."""
+    own = os.path.join(os.path.abspath(code), "")
+    for test in (lambda f: os.path.abspath(f).startswith(own), lambda f: not _installed(f)):
+        for place in reversed(places):
+            if not place[0].startswith("<") and test(place[0]):
+                return place
+    return places[-1] if places else None
+
+
+def places_in(text: str) -> List[Tuple[str, int, str]]:
+    """The (file, line, function) of a printed traceback, in its order."""
+    return [(m["file"], int(m["line"]), (m["function"] or "").strip()) for m in _FILE.finditer(text)]
+
+
+def describe(error: BaseException, code: str) -> Dict[str, Any]:
+    """An exception as a rank records it: type, message, the user's own file and line, traceback, time."""
+    own = os.path.dirname(os.path.abspath(__file__))
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if os.path.dirname(os.path.abspath(f.filename)) != own
+    ]
+    places = [(f.filename, f.lineno or 0, f.name) for f in frames]
+    message = _text(error)
+    if "Original Traceback (most recent call last):" in message:  # re-raised from a data loader's worker process
+        inner = message.split("Original Traceback (most recent call last):", 1)[1]
+        places += places_in(inner)
+        message = inner.strip().splitlines()[-1].partition(": ")[2] or message
+    place = users_place(places, code)
+    if isinstance(error, SyntaxError) and error.filename:
+        place = (error.filename, error.lineno or 0, "")
+    shown = traceback.format_list(traceback.StackSummary.from_list(frames)) + traceback.format_exception_only(
+        type(error), error
+    )
+    kind = type(error)
+    name = kind.__name__ if kind.__module__ in ("builtins", "__main__") else kind.__module__ + "." + kind.__name__
+    return {
+        "exception": name,
+        "message": message[:_LIMIT],
+        "file": place[0] if place else None,
+        "line": place[1] if place else None,
+        "function": place[2] if place else None,
+        "traceback": "".join(["Traceback (most recent call last):\n", *shown])[-_LIMIT:],
+        "memory": isinstance(error, MemoryError) or any(words in message.lower() for words in _OUT_OF_MEMORY),
+        "failed": time.time(),
+    }
+
+
+def _text(error: BaseException) -> str:
+    """The exception's message; an exception whose own __str__ fails still gets a record."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its message could not be read)"

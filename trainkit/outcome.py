@@ -1,0 +1,220 @@
+"""What became of a run: pure functions from recorded facts to a status and a verdict.
+
+A launcher never judges success. Ranks' records do, the agents' explain a missing one, and the cluster's words come last.
+Of several failed ranks the cause is the first that failed by itself; the others lost a peer and are called victims.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainkit.boot.rundir import AttemptDir, RunDir, read_json, read_lines
+
+Record = Mapping[str, Any]
+_LOST_PEER = re.compile(
+    r"connection (was )?(closed|reset)|broken pipe|socket (closed|timeout)|recvvalue failed|peer.*(closed|gone|exited)"
+    r"|remote process exited|connection refused|timed out waiting|wait timeout|application timeout|gloo.*timed? ?out"
+    r"|horovod has been shut down|MPI_ERR_PROC_FAILED|proc_aborted|failed to recv|DistStoreError",
+    re.IGNORECASE,
+)
+_LOST_TYPES = ("DistNetworkError", "DistBackendError", "DistStoreError", "HorovodInternalError", "BrokenPipeError")
+_TAIL_LINES = 20
+
+
+def ok(record: Record) -> bool:
+    """Whether a rank ended well by its own record."""
+    return record.get("exit_code") == 0 and not record.get("signal")
+
+
+def lost_peer(record: Record) -> bool:
+    """Whether a rank failed only because another one had gone."""
+    name = str(record.get("exception") or "")
+    if name.rpartition(".")[2] in _LOST_TYPES:
+        return True
+    return bool(name) and bool(_LOST_PEER.search(str(record.get("message") or "")))
+
+
+def _when(record: Record) -> float:
+    return float(record.get("failed") or record.get("ended") or 0.0)
+
+
+def cause(records: Sequence[Record]) -> Record | None:
+    """The rank that failed first by itself, else the first that failed at all; None where none did."""
+    failed = [r for r in records if not ok(r)]
+    own = [r for r in failed if not lost_peer(r) and not _only_obeyed(r)]
+    pool = own or [r for r in failed if not _only_obeyed(r)] or failed
+    return min(pool, key=_when) if pool else None
+
+
+def _only_obeyed(record: Record) -> bool:
+    """Whether a rank was running well until it was asked to end."""
+    asked = record.get("asked")
+    return bool(asked) and _when(record) >= float(asked or 0.0)
+
+
+def judge(
+    world_size: int,
+    records: Sequence[Record],
+    ends: Sequence[Record],
+    lost: str = "",
+    canceled: bool = False,
+) -> tuple[str, dict[str, Any] | None]:
+    """The run's final status and, where it failed, the verdict.
+
+    `records` are the ranks', `ends` the agents' (one per node that ended by itself), `lost` says in the launcher's words
+    why nobody can say how the job ended, `canceled` that somebody asked for its end.
+    """
+    complete = len(records) == world_size and all(ok(r) for r in records)
+    if complete:
+        return "Completed", None
+    if canceled:
+        return "Canceled", None
+    reason = next((str(e["reason"]) for e in ends if e.get("reason")), "")
+    problem = next((str(e["problem"]) for e in ends if e.get("problem")), "")
+    if lost:
+        return "Failed", _verdict("machine", summary=f"{lost}: the ranks that were running are gone.")
+    if reason.startswith("time limit"):
+        return "Failed", _verdict("timeout", summary=f"The run was ended by its {reason}.")
+    record = cause(records)
+    if record is not None and not _only_obeyed(record):
+        return "Failed", of_rank(record, records)
+    missing = sorted(set(range(world_size)) - {int(r["rank"]) for r in records})
+    if problem:
+        return "Failed", _verdict("launch", message=problem, summary=problem)
+    return "Failed", _unexplained(missing, ends, records, world_size)
+
+
+def _unexplained(missing: list[int], ends: Sequence[Record], records: Sequence[Record], world: int) -> dict[str, Any]:
+    """A verdict where no rank failed by itself: its parent, its agent or its shim was killed."""
+    for end in ends:
+        for command in end.get("commands", ()):
+            status = command.get("status")
+            if status not in (0, None) and "boot.rank" not in " ".join(command["argv"][:3]):
+                name = "torchrun" if "torch.distributed.run" in command["argv"] else Path(command["argv"][0]).name
+                words = _exit_words(status)
+                return _verdict(
+                    "lost", node=end["node"], exit_code=status,
+                    summary=f"{name} of node {end['node']} {words}; no rank failed by itself.",
+                )  # fmt: skip
+    if missing:
+        ranks = _ranks(missing)
+        agents = "" if ends else " The agent of its node was killed."
+        verdict = _verdict("lost", summary=f"{ranks} ended without a record: killed from outside.{agents}")
+        verdict["rank"] = missing[0] if len(missing) == 1 else None
+        return verdict
+    first = min(records, key=_when, default=None)
+    words = "The agent was killed." if not ends else "The ranks were asked to end, and nobody said why."
+    return _verdict("lost", log=first.get("log") if first else None, summary=words)
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
+
+
+def _exit_words(status: int) -> str:
+    from trainkit.boot.processes import signal_name
+
+    if status < 0 or status > 128:
+        return f"was killed by {signal_name(-status if status < 0 else status - 128)}"
+    return f"exited with code {status}"
+
+
+def _verdict(kind: str, **values: Any) -> dict[str, Any]:
+    return {"stage": "Running", "kind": kind, "rank": None, "victims": [], **values}
+
+
+def of_rank(record: Record, records: Sequence[Record] = ()) -> dict[str, Any]:
+    """The verdict on a run whose cause is this rank's failure."""
+    keys = ("rank", "node", "node_name", "exception", "message", "file", "line", "function", "traceback", "threads",
+            "exit_code", "signal", "log")  # fmt: skip
+    verdict = _verdict(_kind(record), **{key: record.get(key) for key in keys})
+    verdict["victims"] = sorted(int(r["rank"]) for r in records if not ok(r) and r["rank"] != record["rank"])
+    verdict["tail"] = tail(Path(str(record["log"]))) if record.get("log") else []
+    verdict["summary"] = _summary(verdict)
+    return verdict
+
+
+def _kind(record: Record) -> str:
+    if record.get("kind"):
+        return str(record["kind"])
+    if record.get("memory"):
+        return "memory"
+    if record.get("signal"):
+        return "signal"
+    return "exception" if record.get("exception") else "exit"
+
+
+def _summary(verdict: Record) -> str:
+    """One sentence: which rank, what, where."""
+    who = f"rank {verdict['rank']}"
+    place = f" at {verdict['file']}:{verdict['line']}" if verdict.get("file") else ""
+    if verdict.get("exception"):
+        message = str(verdict.get("message") or "").strip().splitlines()
+        what = f"{verdict['exception']}: {message[0]}" if message else str(verdict["exception"])
+        extra = " (out of memory)" if verdict["kind"] == "memory" else ""
+        return f"{who} failed with {what}{extra}{place}"
+    if verdict.get("signal"):
+        extra = ", by the kernel, for want of memory" if verdict["kind"] == "memory" else ""
+        return f"{who} was killed by {verdict['signal']}{extra}{place}"
+    threads = verdict.get("threads") or []
+    thread = f" after its thread {threads[0]['thread']} had failed with {threads[0]['exception']}" if threads else ""
+    return f"{who} exited with code {verdict.get('exit_code')}{thread}"
+
+
+def tail(log: Path, lines: int = _TAIL_LINES) -> list[str]:
+    """The last lines of a log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 16384))
+            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        return []
+
+
+def describe(verdict: Record) -> str:
+    """A verdict as people read it: the sentence, the traceback or last lines, victims, the log."""
+    parts = [str(verdict.get("summary") or "The run failed.")]
+    if verdict.get("stage") not in (None, "Running"):
+        parts[0] += f" (stage: {verdict['stage']})"
+    if verdict.get("traceback"):
+        parts.append(str(verdict["traceback"]).rstrip())
+    elif verdict.get("output"):
+        parts.append(str(verdict["output"]).rstrip())
+    elif verdict.get("tail"):
+        parts.append("Last lines of its log:\n" + "\n".join("  " + line for line in verdict["tail"]))
+    if verdict.get("victims"):
+        parts.append(f"Victims, which only lost their peer: {_ranks(verdict['victims'])}.")
+    if verdict.get("log"):
+        parts.append(f"Log: {verdict['log']}")
+    return "\n".join(parts)
+
+
+def records_of(attempt: AttemptDir) -> list[dict[str, Any]]:
+    """The records that the attempt's ranks left, by rank."""
+    found = [read_json(path) for path in attempt.ranks.glob("[0-9]*.json")]
+    return sorted((record for record in found if record), key=lambda r: int(r["rank"]))
+
+
+def ends_of(attempt: AttemptDir) -> list[dict[str, Any]]:
+    """The reports of the attempt's agents that ended by themselves, by node."""
+    found = [read_json(path) for path in attempt.nodes.glob("*.end.json")]
+    return sorted((end for end in found if end), key=lambda e: int(e["node"]))
+
+
+def status_of(run_dir: str | Path) -> tuple[str, str]:
+    """A run's status and a sentence of detail, from its files alone."""
+    run = RunDir(run_dir)
+    state = read_json(run.state)
+    if state:
+        verdict = state.get("verdict") or {}
+        return str(state["status"]), str(verdict.get("summary") or "")
+    if run.cancel.exists():
+        return "CancelRequested", "waiting for the job's processes to end"
+    stage: Mapping[str, Any] = {"status": "NotStarted", "details": ""}
+    for stage in read_lines(run.stages):
+        pass
+    return str(stage["status"]), str(stage.get("details") or "")
