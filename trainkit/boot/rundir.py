@@ -97,15 +97,18 @@ class AttemptDir:
 
 def make_private(path: PathLike) -> Path:
     """The directory `path`, made with its parents where missing, readable by its user only."""
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    return Path(path)
+    path = Path(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+    for folder in reversed(missing):  # makedirs would give only the last one its mode
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return path
 
 
 def read_json(path: PathLike) -> Optional[Any]:
     """The file's value, or None where there is no such file."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        with open(path, "rb") as file:
+            return json.loads(file.read())  # of bytes: takes every text that `encode` writes
     except FileNotFoundError:
         return None
 
