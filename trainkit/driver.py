@@ -101,7 +101,7 @@ class Driver:
         self._say("Preparing", prepared.words)
         if not prepared.needs_boot:
             return prepared.interpreter, ""
-        from trainkit.boot.bundle import bundle
+        from trainkit.bundle import bundle
 
         return prepared.interpreter, str(bundle(self.root / "boot"))
 
@@ -122,7 +122,7 @@ class Driver:
             pause = min(0.5, pause * 1.5)
 
     def _launcher(self) -> Launcher:
-        from trainkit.plugins import launcher
+        from trainkit.boot.plugins import launcher
 
         return cast(Launcher, launcher(self.target["launcher"])(**self.target.get("options", {})))
 

@@ -1,7 +1,7 @@
 """What became of a run: pure functions from recorded facts to a status and a verdict.
 
 A launcher never judges success. Ranks' records do, the agents' explain a missing one, and the cluster's words come last.
-Of several failed ranks the cause is the first that failed by itself; the others lost a peer and are called victims.
+Of several failed ranks the cause is the first that failed by itself; the others only lost a peer: victims.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def judge(
 ) -> tuple[str, dict[str, Any] | None]:
     """The run's final status and, where it failed, the verdict.
 
-    `records` are the ranks', `ends` the agents' (one per node that ended by itself), `lost` says in the launcher's words
-    why nobody can say how the job ended, `canceled` that somebody asked for its end.
+    `records` are the ranks', `ends` the agents' (one per node that ended by itself), `lost` says in the launcher's
+    words why nobody can say how the job ended, `canceled` that somebody asked for its end.
     """
     complete = len(records) == world_size and all(ok(r) for r in records)
     if complete:
@@ -214,7 +214,5 @@ def status_of(run_dir: str | Path) -> tuple[str, str]:
         return str(state["status"]), str(verdict.get("summary") or "")
     if run.cancel.exists():
         return "CancelRequested", "waiting for the job's processes to end"
-    stage: Mapping[str, Any] = {"status": "NotStarted", "details": ""}
-    for stage in read_lines(run.stages):
-        pass
+    stage = ([{"status": "NotStarted", "details": ""}, *read_lines(run.stages)])[-1]
     return str(stage["status"]), str(stage.get("details") or "")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from trainkit.boot.mpi import find_mpi
 from trainkit.job import Command, Job, Node, rank_command
+
+from ..mpirun import find_mpi
 
 
 def mpi(job: Job, node: Node) -> list[Command]:

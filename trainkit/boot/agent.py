@@ -134,7 +134,7 @@ class Agent:
 
     def _spread(self, node: Node) -> None:
         """Start this node's commands."""
-        from trainkit.plugins import spread
+        from trainkit.boot.plugins import spread
 
         environment = without_ranks(os.environ)
         environment.update(self.job.environment)

@@ -141,7 +141,7 @@ class _Shim:
     def _crash(self) -> Dict[str, Any]:
         """Where Python was when a fatal signal ended it, by the stack that the fault handler left."""
         self.stacks.seek(0)
-        text = self.stacks.read().decode("utf-8", "replace")
+        text = script.without_own_frames(self.stacks.read().decode("utf-8", "replace"))
         if not text:
             return {}
         os.write(self.log, text.encode())

@@ -83,6 +83,14 @@ def places_in(text: str) -> List[Tuple[str, int, str]]:
     return [(m["file"], int(m["line"]), (m["function"] or "").strip()) for m in _FILE.finditer(text)]
 
 
+def without_own_frames(stack: str) -> str:
+    """A printed stack without the frames that only started the script."""
+    own = 'File "' + os.path.dirname(os.path.abspath(__file__))
+    return "".join(
+        line for line in stack.splitlines(keepends=True) if own not in line and 'File "<frozen runpy>"' not in line
+    )
+
+
 def describe(error: BaseException, code: str) -> Dict[str, Any]:
     """An exception as a rank records it: type, message, the user's own file and line, traceback, time."""
     own = os.path.dirname(os.path.abspath(__file__))
@@ -98,9 +106,8 @@ def describe(error: BaseException, code: str) -> Dict[str, Any]:
     place = users_place(places, code)
     if isinstance(error, SyntaxError) and error.filename:
         place = (error.filename, error.lineno or 0, "")
-    shown = traceback.format_list(traceback.StackSummary.from_list(frames)) + traceback.format_exception_only(
-        type(error), error
-    )
+    shown = traceback.TracebackException.from_exception(error)
+    shown.stack = traceback.StackSummary.from_list(frames)
     kind = type(error)
     name = kind.__name__ if kind.__module__ in ("builtins", "__main__") else kind.__module__ + "." + kind.__name__
     return {
@@ -109,7 +116,7 @@ def describe(error: BaseException, code: str) -> Dict[str, Any]:
         "file": place[0] if place else None,
         "line": place[1] if place else None,
         "function": place[2] if place else None,
-        "traceback": "".join(["Traceback (most recent call last):\n", *shown])[-_LIMIT:],
+        "traceback": "".join(shown.format())[-_LIMIT:],
         "memory": isinstance(error, MemoryError) or any(words in message.lower() for words in _OUT_OF_MEMORY),
         "failed": time.time(),
     }

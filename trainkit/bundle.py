@@ -6,7 +6,6 @@ import hashlib
 import os
 import zipfile
 from pathlib import Path
-from typing import Dict
 
 from trainkit.boot.rundir import make_private
 
@@ -22,7 +21,7 @@ from trainkit.boot.rank import main
 sys.exit(main())
 """
 
-_PACKAGE = '''"""The part of trainkit that travels: the in-job run. For everything else, install trainkit in this environment."""
+_PACKAGE = '''"""What travels of trainkit: the in-job run. For everything else, install trainkit here."""
 
 __version__ = %r
 
@@ -42,7 +41,7 @@ def __getattr__(name):
 '''
 
 
-def contents() -> Dict[str, str]:
+def contents() -> dict[str, str]:
     """The zip's files: name to text."""
     import trainkit
 
@@ -59,9 +58,9 @@ def bundle(directory: Path) -> Path:
     """The zip's path in `directory`, written once for each of its contents."""
     files = contents()
     digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
-    path = make_private(directory) / ("trainkit-%s.zip" % digest)
+    path = make_private(directory) / (f"trainkit-{digest}.zip")
     if not path.exists():
-        partial = path.with_name(".%s.%d" % (path.name, os.getpid()))
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
         with zipfile.ZipFile(str(partial), "w", zipfile.ZIP_DEFLATED) as archive:
             for name, text in files.items():
                 archive.writestr(zipfile.ZipInfo(name), text)

@@ -1,0 +1,101 @@
+"""The verdict: which rank failed first by itself, and who only lost it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainkit import outcome
+
+
+def rank(number: int, **values: Any) -> dict[str, Any]:
+    return {"rank": number, "exit_code": 0, "signal": None, "ended": 10.0, "asked": None, **values}
+
+
+def failed(number: int, exception: str, message: str, at: float, **values: Any) -> dict[str, Any]:
+    return rank(number, exit_code=1, exception=exception, message=message, failed=at, **values)
+
+
+END = {"node": 0, "reason": "", "problem": "", "commands": []}
+
+
+def test_all_ranks_well_is_completed() -> None:
+    assert outcome.judge(2, [rank(0), rank(1)], [END]) == ("Completed", None)
+
+
+def test_completed_wins_over_a_request_that_came_too_late() -> None:
+    assert outcome.judge(1, [rank(0)], [END], canceled=True)[0] == "Completed"
+
+
+def test_a_missing_record_is_never_completed() -> None:
+    status, verdict = outcome.judge(2, [rank(0)], [END])
+    assert status == "Failed"
+    assert verdict is not None and verdict["kind"] == "lost" and verdict["rank"] == 1
+
+
+@pytest.mark.parametrize(
+    ("exception", "message"),
+    [
+        ("RuntimeError", "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234"),
+        ("torch.distributed.DistBackendError", "NCCL error: remote process exited or there was a network error"),
+        ("horovod.common.exceptions.HorovodInternalError", "Horovod has been shut down."),
+        ("ConnectionResetError", "[Errno 104] Connection reset by peer"),
+    ],
+)
+def test_a_rank_that_lost_its_peer_is_a_victim_even_if_it_spoke_first(exception: str, message: str) -> None:
+    records = [failed(0, exception, message, 5.0), failed(1, "ValueError", "bad", 6.0)]
+    status, verdict = outcome.judge(2, records, [END])
+    assert status == "Failed" and verdict is not None
+    assert (verdict["rank"], verdict["victims"], verdict["exception"]) == (1, [0], "ValueError")
+
+
+def test_of_two_that_failed_by_themselves_the_first_is_named() -> None:
+    records = [failed(0, "KeyError", "'a'", 7.0), failed(1, "ValueError", "bad", 6.0)]
+    verdict = outcome.judge(2, records, [END])[1]
+    assert verdict is not None and verdict["rank"] == 1
+
+
+def test_a_rank_that_ended_when_asked_is_no_cause() -> None:
+    obeyed = rank(0, exit_code=None, signal="SIGTERM", asked=8.0, ended=8.1)
+    crashed = rank(1, exit_code=None, signal="SIGSEGV", ended=9.0)
+    verdict = outcome.judge(2, [obeyed, crashed], [END])[1]
+    assert verdict is not None
+    assert (verdict["rank"], verdict["kind"], verdict["signal"]) == (1, "signal", "SIGSEGV")
+
+
+def test_memory_is_told_apart() -> None:
+    killed = rank(0, exit_code=None, signal="SIGKILL", memory=True)
+    verdict = outcome.judge(1, [killed], [END])[1]
+    assert verdict is not None and verdict["kind"] == "memory" and "memory" in verdict["summary"]
+
+
+def test_a_killed_mpirun_is_named() -> None:
+    obeyed = [rank(n, exit_code=None, signal="SIGTERM", asked=8.0, ended=8.1) for n in range(2)]
+    end = {**END, "commands": [{"argv": ["/opt/bin/mpirun", "-n", "2"], "status": -9}]}
+    verdict = outcome.judge(2, obeyed, [end])[1]
+    assert verdict is not None
+    assert verdict["summary"].startswith("mpirun of node 0 was killed by SIGKILL")
+
+
+def test_the_time_limit_and_a_restarted_machine_are_named() -> None:
+    obeyed = [rank(0, exit_code=None, signal="SIGTERM", asked=8.0, ended=8.1)]
+    timeout = outcome.judge(1, obeyed, [{**END, "reason": "time limit of 2 s"}])[1]
+    machine = outcome.judge(1, [], [], lost="machine restarted")[1]
+    assert timeout is not None and timeout["kind"] == "timeout"
+    assert machine is not None and machine["kind"] == "machine" and "machine restarted" in machine["summary"]
+
+
+def test_a_cancelled_run_is_cancelled_however_its_ranks_ended() -> None:
+    obeyed = rank(0, exit_code=None, signal="SIGTERM", asked=8.0, ended=8.1)
+    assert outcome.judge(1, [obeyed], [END], canceled=True) == ("Canceled", None)
+
+
+def test_the_text_holds_what_a_reader_needs() -> None:
+    record = failed(1, "ValueError", "bad label", 6.0, file="/r/code/train.py", line=17, log="/r/logs/rank-1.log")
+    record["traceback"] = "Traceback ...\nValueError: bad label"
+    verdict = outcome.judge(2, [rank(0), record], [END])[1]
+    assert verdict is not None
+    text = outcome.describe(verdict)
+    for words in ("rank 1", "ValueError: bad label", "/r/code/train.py:17", "Traceback", "/r/logs/rank-1.log"):
+        assert words in text
