@@ -1,0 +1,102 @@
+"""The one place that runs an installer (uv, micromamba or conda): lists of words, its output into the log."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainkit.boot.rundir import make_private
+from trainkit.errors import EnvironmentBuildError, MissingPackage
+
+POLL_SECONDS = 0.2
+CONDAS = ("micromamba", "mamba", "conda")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How an installer ended, and what it printed."""
+
+    code: int
+    output: str
+
+
+class Installer:
+    """Runs installers for one build; what they print goes to `log`, which only the user can read.
+
+    Each inherits `lock`, the build's: where the process that builds is killed, the lock stays held until what it had
+    started has ended too, so that no two ever write to one environment. `cancelled` is asked while one runs.
+    """
+
+    def __init__(self, log: Path, cancelled: Callable[[], bool] | None = None) -> None:
+        make_private(log.parent)
+        self.path = log
+        self.lock: int | None = None
+        self.cancelled = cancelled or (lambda: False)
+        self._log = os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+
+    def __enter__(self) -> Installer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.close()
+
+    def say(self, text: str) -> None:
+        """One line into the log."""
+        self._log.write(text.encode("utf-8", "replace") + b"\n")
+        self._log.flush()
+
+    def check_cancelled(self) -> None:
+        """Raises EnvironmentBuildError where nobody wants the environment any more."""
+        if self.cancelled():
+            raise EnvironmentBuildError("Building the environment was cancelled.")
+
+    def run(self, argv: Sequence[str], cwd: Path) -> Result:
+        """Run to the end. Raises EnvironmentBuildError where it cannot be started, or is no longer wanted."""
+        start = os.fstat(self._log.fileno()).st_size
+        locks = () if self.lock is None else (self.lock,)
+        try:
+            process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, cwd=cwd, pass_fds=locks
+            )
+        except OSError as e:
+            raise EnvironmentBuildError(f"{argv[0]} cannot be run: {e}.") from e
+        try:
+            return Result(self._wait(process), self._since(start))
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        while True:
+            try:
+                return process.wait(POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.check_cancelled()
+
+    def _since(self, start: int) -> str:
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            return file.read().decode("utf-8", "replace")
+
+
+def uv() -> str:
+    """The uv program: that of the `uv` package, else the one on the path. Raises MissingPackage."""
+    try:
+        from uv import find_uv_bin
+
+        return str(find_uv_bin())
+    except (ImportError, FileNotFoundError):
+        found = shutil.which("uv")
+    if found is None:
+        raise MissingPackage("Packages of a job are installed with uv, which is missing here: run 'pip install uv'.")
+    return found
+
+
+def conda() -> str | None:
+    """The first of micromamba, mamba and conda on the path, or None."""
+    return next((path for path in map(shutil.which, CONDAS) if path), None)

@@ -1,0 +1,53 @@
+"""Virtual environments that stand on another interpreter's packages.
+
+`--system-site-packages` shows an environment the packages of the Python that it was made from, never those of the
+virtual environment that one works in. So the layer names the base's package folders in a .pth file, through
+`site.addsitedir`, so that the base's own .pth files (editable installs, further layers) are followed too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainkit.errors import EnvironmentBuildError
+from trainkit.prepare.base import Base
+from trainkit.prepare.installer import Installer, uv
+
+PTH = "_trainkit_base.pth"
+
+
+def interpreter_in(environment: Path) -> Path:
+    """The environment's own Python program."""
+    return environment / "bin" / "python"
+
+
+def site_packages(environment: Path, base: Base) -> Path:
+    """The environment's own package folder."""
+    return environment / "lib" / f"python{base.minor}" / "site-packages"
+
+
+def pth_lines(sites: Sequence[str]) -> str:
+    """The .pth file's text; its lines that start with `import` are executed."""
+    return "".join(f"import site; site.addsitedir({json.dumps(path)})\n" for path in sites)
+
+
+def make_venv(installer: Installer, environment: Path, python: str) -> None:
+    """An empty virtual environment of the Python `python` (a program, or a version such as 3.12)."""
+    argv = [uv(), "venv", "--color", "never", "--no-progress", "--no-project", "--no-python-downloads", "--quiet"]
+    result = installer.run([*argv, "--python", python, str(environment)], environment.parent)
+    if result.code:
+        raise EnvironmentBuildError(
+            f"No virtual environment could be made with Python {python}: {' '.join(result.output.split())[-400:]} "
+            "Ask for a python_version that is installed here, or leave it out.",
+            result.output,
+        )
+
+
+def stand_on(environment: Path, base: Base) -> None:
+    """Let the environment see the base's packages, after its own."""
+    folder = site_packages(environment, base)
+    if not folder.is_dir():
+        raise EnvironmentBuildError(f"{environment} has no package folder of Python {base.minor} to layer over a base.")
+    (folder / PTH).write_text(pth_lines(base.sites), encoding="utf-8")

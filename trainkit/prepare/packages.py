@@ -1,0 +1,97 @@
+"""Packages into an environment, with uv: builds only, and sources where there is no other way.
+
+An environment that stands on another interpreter's packages gets only what differs from them: uv plans against a view
+of what is there, and the plan's packages alone are installed.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainkit.errors import EnvironmentBuildError
+from trainkit.prepare.base import Base, write_view
+from trainkit.prepare.installer import Installer, Result, uv
+from trainkit.prepare.verdicts import explain, without_build
+from trainkit.requirements import normalised, parse
+
+_PLANNED = re.compile(r"^ \+ (\S+?)==(\S+)(?: \(from (.*)\))?$", re.MULTILINE)
+_QUIET = ("--color", "never", "--no-progress")
+_MOST_FROM_SOURCE = 20
+
+
+class Packages:
+    """Installs requirement lines over or beside `base`; `work` is a private folder for the installer's files."""
+
+    def __init__(self, installer: Installer, lines: Sequence[str], base: Base, work: Path) -> None:
+        self.installer = installer
+        self.base = base
+        self.work = work
+        parsed = [parse(line) for line in lines]
+        self.options = [r.line for r in parsed if not r.name]
+        self.requirements = [r for r in parsed if r.name]
+        self.from_source = [normalised(o.split()[1]) for o in self.options if o.startswith("--no-binary ")]
+
+    def plan(self) -> list[str]:
+        """The exact packages that the base lacks, as requirement lines."""
+        with tempfile.TemporaryDirectory(dir=self.work, prefix="view-") as view:
+            write_view(self.base.interpreter, Path(view))
+            output = self._install(("--dry-run", "--target", view, "--python", self.base.interpreter), None)
+        return [f"{name} @ {url}" if url else f"{name}=={version}" for name, version, url in _PLANNED.findall(output)]
+
+    def install(self, interpreter: str, exact: Sequence[str] | None = None) -> None:
+        """Into the environment of `interpreter`: the plan's `exact` lines and nothing else, or all with their needs."""
+        if exact is None:
+            self._install(("--python", interpreter), None)
+        elif exact:
+            self._install(("--no-deps", "--python", interpreter), exact)
+
+    def _install(self, arguments: Sequence[str], lines: Sequence[str] | None) -> str:
+        """What `uv pip install` printed; raises EnvironmentBuildError with a verdict."""
+        lines = [r.line for r in self.requirements] if lines is None else lines
+        own = {r.name for r in self.requirements}
+        while True:
+            result = self._uv(["install", *arguments, *self._sources()], lines)
+            if result.code == 0:
+                return result.output
+            names = [n for n in without_build(result.output) if n not in self.from_source]
+            if not names or len(self.from_source) + len(names) > _MOST_FROM_SOURCE:
+                break
+            if any(name in own and self.lowest_build(name) for name in names):
+                break  # builds are published: another version is quicker, and surer, than a compiler
+            self.installer.say(f"{', '.join(names)}: there is no build of what is needed; building from source.")
+            self.from_source += names
+        raise EnvironmentBuildError(explain(result.output, self), result.output)
+
+    def has_build(self, requirement: str) -> bool:
+        """Whether some version that the line allows has a build for this interpreter."""
+        return bool(self._resolved(requirement, "highest"))
+
+    def lowest_build(self, name: str, above: str = "") -> str:
+        """The lowest version (above another) that has a build for this interpreter, or ""."""
+        return self._resolved(f"{name}>{above}" if above else name, "lowest")
+
+    def newest_build(self, name: str) -> str:
+        """The highest version that has a build for this interpreter, or ""."""
+        return self._resolved(name, "highest")
+
+    def _resolved(self, line: str, resolution: str) -> str:
+        plain = ("--no-deps", "--no-header", "--no-annotate", "--resolution", resolution)
+        result = self._uv(["compile", *plain, "--python", self.base.interpreter, "--only-binary", ":all:"], [line])
+        match = re.search(r"^[\w.-]+==(\S+)", result.output, re.MULTILINE)
+        return match[1] if result.code == 0 and match else ""
+
+    def _sources(self) -> list[str]:
+        words = ["--only-binary", ":all:"]
+        for name in self.from_source:
+            words += ["--no-binary", name]
+        return words
+
+    def _uv(self, words: Sequence[str], lines: Sequence[str]) -> Result:
+        """`uv pip WORDS` with the lines in a file, so that none can become an option."""
+        file = self.work / "requirements.txt"
+        file.write_text("\n".join([*self.options, *lines]) + "\n", encoding="utf-8")
+        target = [str(file)] if words[0] == "compile" else ["-r", str(file)]
+        return self.installer.run([uv(), "pip", words[0], *_QUIET, *words[1:], *target], self.work)
