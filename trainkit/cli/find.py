@@ -1,0 +1,99 @@
+"""What was typed, as workspaces and runs: a run's id, the beginning or end of one, or `last`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trainkit.boot.rundir import TERMINAL, RunDir, read_json
+from trainkit.cli.codes import NotFound
+from trainkit.errors import UserErrorException
+
+if TYPE_CHECKING:
+    from trainkit.run import Run
+    from trainkit.workspace import Workspace
+
+LAST = "last"
+
+
+def workspace() -> Workspace:
+    """The workspace of `--workspace`, else the one around the current directory."""
+    from trainkit.workspace import Workspace
+
+    named = click.get_current_context().find_root().obj["workspace"]
+    try:
+        return Workspace.from_config(path=named)
+    except UserErrorException as e:
+        if "could not be found" not in e.message:
+            raise
+        raise UserErrorException(f"{e.message.rstrip('.')}. `trainkit init` makes this directory a workspace.") from e
+
+
+def root() -> Path:
+    """The directory of the workspace's files; cheaper than `workspace`, for commands that only read."""
+    from trainkit.boot.config import find_config, load_config
+
+    named = click.get_current_context().find_root().obj["workspace"]
+    path = find_config(Path.cwd()) if named is None else None
+    return load_config(path).root if path is not None else workspace().root
+
+
+def run_dirs(root: Path, experiment: str | None = None) -> Iterator[Path]:
+    """Directories of runs, of one experiment or all, in no order."""
+    from trainkit.boot.newrun import run_dirs as of_experiment
+
+    runs = root / "runs"
+    names = [experiment] if experiment else sorted(p.name for p in runs.glob("*") if p.is_dir() and p.name[0] != ".")
+    for name in names:
+        yield from of_experiment(root, name)
+
+
+def records(root: Path, experiment: str | None = None) -> list[tuple[Path, dict[str, Any]]]:
+    """Runs and their records, newest first."""
+    read = ((path, read_json(RunDir(path).run)) for path in run_dirs(root, experiment))
+    found = [(path, record) for path, record in read if isinstance(record, dict)]
+    return sorted(found, key=lambda pair: (pair[1].get("created", 0.0), pair[1].get("number", 0)), reverse=True)
+
+
+def run_dir(root: Path, text: str) -> Path:
+    """The directory of the run that `text` means. Raises NotFound, or UserErrorException where it means several."""
+    from trainkit.boot.newrun import find_run
+
+    exact = find_run(root, text)
+    if exact is not None:
+        return exact
+    if text == LAST:
+        newest = records(root)
+        if not newest:
+            raise NotFound(f"There is no run in {root} yet; `trainkit submit SCRIPT` makes one.")
+        return newest[0][0]
+    fitting = [path for path in run_dirs(root) if text and (path.name.startswith(text) or path.name.endswith(text))]
+    if not fitting:
+        raise NotFound(f"There is no run {text!r} in {root}; `trainkit runs` lists them.")
+    if len(fitting) > 1:
+        names = ", ".join(sorted(path.name for path in fitting)[:4])
+        more = f" and {len(fitting) - 4} more" if len(fitting) > 4 else ""
+        raise UserErrorException(f"{text!r} means {len(fitting)} runs: {names}{more}; type more of the id.")
+    return fitting[0]
+
+
+def run(text: str) -> Run:
+    """The run that `text` means."""
+    space = workspace()
+    return space.get_run(run_dir(space.root, text).name)
+
+
+def status(path: Path) -> tuple[str, str]:
+    """A run's status and its details; a run that has lost its driver gets a new one."""
+    from trainkit.outcome import status_of
+
+    found = status_of(path)
+    if found[0] not in TERMINAL and RunDir(path).job.exists():
+        from trainkit.driver import ensure
+
+        ensure(path)
+        found = status_of(path)
+    return found
