@@ -1,7 +1,7 @@
 """What became of a run: pure functions from recorded facts to a status and a verdict.
 
-A launcher never judges success. Ranks' records do, the agents' explain a missing one, and the cluster's words come last.
-Of several failed ranks the cause is the first that failed by itself; the others only lost a peer: victims.
+A launcher never judges success. Ranks' records do, the agents' explain a missing one, and the cluster's words come
+last. Of several failed ranks the cause is the first that failed by itself; the others only lost a peer: victims.
 """
 
 from __future__ import annotations
