@@ -6,6 +6,7 @@ layout is documented in docs/architecture.md. All of a workspace's files are pri
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -53,7 +54,9 @@ class RunDir:
 
     def property(self, key: str) -> Path:
         """The file of one property; any text is a valid key."""
-        return self.properties / (key.encode("utf-8").hex() + ".json")
+        data = key.encode("utf-8", "surrogatepass")
+        name = data.hex() if len(data) <= 100 else "long-" + hashlib.sha256(data).hexdigest()
+        return self.properties / (name + ".json")
 
 
 class AttemptDir:

@@ -1,0 +1,114 @@
+"""Names of new runs, and their places: one rule for submitted, interactive and offline runs.
+
+A run's id is `{experiment}_{unix seconds}_{8 hex digits}`; its directory `<root>/runs/<experiment>/<id>`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from trainkit.boot.rundir import make_private
+from trainkit.errors import UserErrorException
+
+NAME_RULE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-]{0,254}")
+
+
+def check_experiment_name(name: Any) -> str:
+    """`name` where it may name an experiment; UserErrorException otherwise."""
+    if isinstance(name, str) and NAME_RULE.fullmatch(name):
+        return name
+    raise UserErrorException(
+        "Experiment name must be between 1 and 255 characters long. Its first character has to be alphanumeric, and "
+        "the rest may contain hyphens and underscores. No whitespace is allowed. This was given: %r." % (name,)
+    )
+
+
+def experiments_dir(root: Path) -> Path:
+    """The folder that holds one folder for each experiment."""
+    return Path(root) / "runs"
+
+
+def experiment_dir(root: Path, experiment: str) -> Path:
+    """The folder of one experiment's runs; the name is checked."""
+    return experiments_dir(root) / check_experiment_name(experiment)
+
+
+def new_id(experiment: str) -> str:
+    """An id that no other run has."""
+    return "%s_%d_%s" % (check_experiment_name(experiment), time.time(), os.urandom(4).hex())
+
+
+def is_run_id(name: Any) -> bool:
+    """Whether a text can be a run's id; what can, is safe as a file name."""
+    return isinstance(name, str) and len(name) <= 255 and re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*", name) is not None
+
+
+def find_run(root: Path, run_id: Any) -> Optional[Path]:
+    """The directory of the run with this id, in whatever experiment; None where there is none."""
+    if not is_run_id(run_id):
+        return None
+    likely: Path = experiments_dir(root) / run_id.rsplit("_", 2)[0] / run_id
+    if (likely / "run.json").is_file():
+        return likely
+    for path in experiments_dir(root).glob("*/" + run_id):
+        if (path / "run.json").is_file():
+            return path
+    return None
+
+
+def run_dirs(root: Path, experiment: str) -> List[Path]:
+    """The directories of an experiment's runs, in no order; runs in the making have hidden names and are left out."""
+    try:
+        with os.scandir(experiment_dir(root, experiment)) as entries:
+            return [Path(e.path) for e in entries if e.name[0] != "." and e.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def next_number(root: Path, experiment: str) -> int:
+    """The next of the experiment's run numbers: 1, 2, ... , each given once, whoever asks at the same time."""
+    folder = make_private(experiment_dir(root, experiment))
+    handle = os.open(str(folder / ".number"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        number = int(os.read(handle, 32) or b"0") + 1
+        os.pwrite(handle, b"%d" % number, 0)
+        return number
+    finally:
+        os.close(handle)
+
+
+def record(
+    root: Path, experiment: str, run_id: str, kind: str, workspace_name: str, parent: Optional[str], **more: Any
+) -> Dict[str, Any]:
+    """The values of run.json that every kind of run has; `more` are added."""
+    import getpass
+    import socket
+    import sys
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    values = {
+        "id": run_id,
+        "experiment": experiment,
+        "type": kind,
+        "created": time.time(),
+        "display_name": run_id,
+        "number": next_number(root, experiment),
+        "parent": parent,
+        "workspace": {"name": workspace_name, "root": str(root)},
+        "tags": {},
+        "user": user,
+        "host": socket.gethostname(),
+        "trainkit": getattr(sys.modules.get("trainkit"), "__version__", ""),
+        "python": "%d.%d.%d" % sys.version_info[:3],
+    }
+    values.update(more)
+    return values

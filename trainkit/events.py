@@ -1,0 +1,161 @@
+"""Reads what runs recorded: metrics, tags and properties, merged from the files of all writers.
+
+Each rank appends to a file of its own, the client to another; they are read whole at each call, also while the run is
+still writing. A hundred thousand values take a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainkit.boot.rundir import RunDir, read_json
+from trainkit.errors import UserErrorException
+
+Event = dict[str, Any]
+SCHEMAS = ("confusion_matrix", "accuracy_table", "residuals", "predictions")
+_METRIC_KINDS = frozenset(("metric", "list", "row", "table", "image", *SCHEMAS))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One recorded value: when, at which step if the script said so, by which rank."""
+
+    time: float
+    step: int | None
+    value: Any
+    rank: int
+
+
+def read_events(path: Path) -> list[Event]:
+    """All events of one file in the order of writing; torn lines of killed writers are passed over."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    lines = data.split(b"\n")
+    try:
+        found = json.loads(b"[" + b",".join(line for line in lines if line) + b"]")
+    except ValueError:
+        found = [event for event in map(_event, lines) if event is not None]
+    return [event for event in found if type(event) is dict and "k" in event and "n" in event]
+
+
+def _event(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def ranks(run_dir: str | Path) -> list[int]:
+    """The ranks that recorded anything, ascending."""
+    names = (path.stem.removeprefix("rank-") for path in RunDir(run_dir).events.glob("rank-*.jsonl"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _of_rank(run_dir: str | Path, rank: int) -> list[Event]:
+    """A rank's events; rank 0's are merged with the client's by time."""
+    run = RunDir(run_dir)
+    found = read_events(run.events_of(f"rank-{rank}"))
+    clients = read_events(run.events_of("client")) if rank == 0 else []
+    if not clients:
+        return found
+    return sorted(found + clients, key=_time) if found else clients
+
+
+def _time(event: Mapping[str, Any]) -> float:
+    return float(event.get("t", 0.0))
+
+
+def metrics(run_dir: str | Path, rank: int | str = 0, name: str | None = None) -> dict[str, Any]:
+    """Metrics by name: one value as it is, several as a list; a table as a dict of columns.
+
+    `rank` 0 includes what the client recorded; "all" gives `{rank: {name: value}}`. With `name`, only that metric.
+    """
+    if rank == "all":
+        found = {one: metrics(run_dir, one, name) for one in sorted({0, *ranks(run_dir)})}
+        return {one: values for one, values in found.items() if values}  # type: ignore[misc]
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
+        raise UserErrorException(f"rank={rank!r}: give a rank's number, from 0, or 'all'.")
+    return fold(_of_rank(run_dir, rank), name)
+
+
+def fold(events: Iterable[Event], name: str | None = None) -> dict[str, Any]:
+    """Events, in order, as values by metric name."""
+    several: dict[str, list[Any]] = {}
+    tables: dict[str, dict[str, list[Any]]] = {}
+    lists: set[str] = set()
+    for event in events:
+        kind, key = event["k"], event["n"]
+        if kind not in _METRIC_KINDS or (name is not None and key != name):
+            continue
+        value = event.get("v")
+        if kind == "row" or kind == "table":
+            _append_rows(tables.setdefault(key, {}), value)
+            several.setdefault(key, [])
+        elif kind == "list":
+            several.setdefault(key, []).extend(value or [])
+            lists.add(key)
+        else:
+            several.setdefault(key, []).append(value)
+    result: dict[str, Any] = {}
+    for key, values in several.items():
+        if key in tables:
+            result[key] = _table(tables[key])
+        else:
+            result[key] = values[0] if len(values) == 1 and key not in lists else values
+    return result
+
+
+def _append_rows(columns: dict[str, list[Any]], value: Any) -> None:
+    """Add a row, or a table's columns, below what is there; missing cells are None."""
+    if not isinstance(value, dict):
+        return
+    height = max((len(column) for column in columns.values()), default=0)
+    added = max((len(cells) if isinstance(cells, list) else 1 for cells in value.values()), default=0)
+    for key, cells in value.items():
+        column = columns.setdefault(key, [None] * height)
+        column.extend(cells if isinstance(cells, list) else [cells])
+    for column in columns.values():
+        column.extend([None] * (height + added - len(column)))
+
+
+def _table(columns: dict[str, list[Any]]) -> dict[str, Any]:
+    return {key: column[0] if len(column) == 1 else column for key, column in columns.items()}
+
+
+def points(run_dir: str | Path, name: str, rank: int = 0) -> list[Point]:
+    """The single values recorded under one name, with their times and steps."""
+    return [
+        Point(_time(event), event.get("s"), event.get("v"), rank)
+        for event in _of_rank(run_dir, rank)
+        if event["k"] == "metric" and event["n"] == name
+    ]
+
+
+def tags(run_dir: str | Path) -> dict[str, Any]:
+    """The run's tags: those of its submission, then every later change by any rank or client, the last one counting."""
+    run = RunDir(run_dir)
+    record = read_json(run.run) or {}
+    found: dict[str, Any] = dict(record.get("tags") or {})
+    changes = []
+    for path in run.events.glob("*.jsonl"):
+        data = path.read_bytes()
+        if b'"tag"' in data or b'"untag"' in data:
+            changes += [event for event in read_events(path) if event["k"] in ("tag", "untag")]
+    for event in sorted(changes, key=_time):
+        if event["k"] == "tag":
+            found[event["n"]] = event.get("v")
+        else:
+            found.pop(event["n"], None)
+    return found
+
+
+def properties(run_dir: str | Path) -> dict[str, Any]:
+    """The run's properties, which are written once."""
+    found = [read_json(path) for path in RunDir(run_dir).properties.glob("*.json")]
+    return {entry["key"]: entry.get("value") for entry in found if isinstance(entry, dict) and "key" in entry}
