@@ -103,10 +103,11 @@ def trainkit(ctx: click.Context, workspace: str | None) -> None:
 def run(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_run(arguments))
+    sys.exit(main(arguments))
 
 
-def _run(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    """Run one command line; the exit code. Every error has become a line on standard error."""
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json = "--json" in own
     try:

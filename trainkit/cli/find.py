@@ -23,22 +23,20 @@ def workspace() -> Workspace:
     """The workspace of `--workspace`, else the one around the current directory."""
     from trainkit.workspace import Workspace
 
-    named = click.get_current_context().find_root().obj["workspace"]
-    try:
-        return Workspace.from_config(path=named)
-    except UserErrorException as e:
-        if "could not be found" not in e.message:
-            raise
-        raise UserErrorException(f"{e.message.rstrip('.')}. `trainkit init` makes this directory a workspace.") from e
+    return Workspace.from_config(path=_named())
+
+
+def _named() -> str | None:
+    """What --workspace says."""
+    named: str | None = click.get_current_context().find_root().obj["workspace"]
+    return named
 
 
 def root() -> Path:
     """The directory of the workspace's files; cheaper than `workspace`, for commands that only read."""
-    from trainkit.boot.config import find_config, load_config
+    from trainkit.boot.config import load_config, require_config
 
-    named = click.get_current_context().find_root().obj["workspace"]
-    path = find_config(Path.cwd()) if named is None else None
-    return load_config(path).root if path is not None else workspace().root
+    return load_config(require_config(Path(_named() or "."))).root
 
 
 def run_dirs(root: Path, experiment: str | None = None) -> Iterator[Path]:
@@ -87,13 +85,29 @@ def run(text: str) -> Run:
 
 
 def status(path: Path) -> tuple[str, str]:
-    """A run's status and its details; a run that has lost its driver gets a new one."""
+    """A run's status and its details; a run that has lost its driver gets a new one, a script that died is noticed."""
     from trainkit.outcome import status_of
 
     found = status_of(path)
-    if found[0] not in TERMINAL and RunDir(path).job.exists():
+    if found[0] in TERMINAL:
+        return found
+    if RunDir(path).job.exists():
         from trainkit.driver import ensure
 
         ensure(path)
-        found = status_of(path)
+    else:
+        from trainkit.offline import settle
+
+        settle(path)
+    return status_of(path)
+
+
+def pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
+    """KEY=VALUE texts as a dict."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UserErrorException(f"{option} {text!r}: it must be KEY=VALUE.")
+        found[key] = value
     return found

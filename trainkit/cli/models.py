@@ -93,7 +93,7 @@ def register(
     """Register PATH, a file or a folder, as the next version of the model NAME."""
     from trainkit.model import Model
 
-    labels = pairs("--tag", tags)
+    labels = find.pairs("--tag", tags)
     with contextlib.redirect_stdout(io.StringIO()):
         if run is not None:
             made = find.run(run).register_model(name, path, tags=labels, description=description)
@@ -137,14 +137,3 @@ def registered(text: str) -> Model:
     if colon and not version.isdigit():
         raise UserErrorException(f"{text!r} is not a model: type NAME, or NAME:VERSION with a number.")
     return Model(find.workspace(), name, version=int(version) if colon else None)
-
-
-def pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
-    """KEY=VALUE texts as a dict."""
-    found = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise UserErrorException(f"{option} {text!r}: it must be KEY=VALUE.")
-        found[key] = value
-    return found

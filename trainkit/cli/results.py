@@ -40,27 +40,41 @@ def metrics(run: str, name: str | None, rank: int | str, as_json: bool) -> None:
 
     path = find.run_dir(find.root(), run)
     values = events.metrics(path, rank=rank, name=name)
-    if name is not None and name not in values:
-        known = ", ".join(sorted(events.metrics(path, rank=rank))) or "none"
-        raise NotFound(f"{path.name} has no metric {name!r}; it has: {known}.")
-    output.emit(values, as_json, "" if as_json else _as_text(values, name))
+    by_rank = values if rank == "all" else {rank: values}
+    if name is not None and not any(name in found for found in by_rank.values()):
+        every = events.metrics(path, rank=rank)
+        known = sorted({one for found in (every.values() if rank == "all" else [every]) for one in found})
+        raise NotFound(f"{path.name} has no metric {name!r}; it has: {', '.join(known) or 'none'}.")
+    if as_json:
+        output.print_json(values)
+    elif name is not None:
+        click.echo("\n".join(_values(found[name], one if rank == "all" else None) for one, found in by_rank.items()))
+    else:
+        click.echo(_summary(by_rank, rank == "all"))
 
 
-def _as_text(values: dict[str, Any], name: str | None) -> str:
-    if name is not None:
-        found = values[name]
-        if isinstance(found, dict):
-            return _columns(found)
-        return "\n".join(output.cell(value) for value in (found if isinstance(found, list) else [found]))
+def _values(value: Any, rank: int | str | None) -> str:
+    """Every value of one metric, each on its line, after its rank where several ranks are shown."""
+    if isinstance(value, dict):
+        text = _columns(value)
+    else:
+        text = "\n".join(output.cell(one) for one in (value if isinstance(value, list) else [value]))
+    return text if rank is None else "\n".join(f"{rank}  {line}" for line in text.splitlines())
+
+
+def _summary(by_rank: dict[Any, dict[str, Any]], show_rank: bool) -> str:
+    """One line for each metric."""
     rows = []
-    for metric, value in values.items():
-        several = value if isinstance(value, list) else [value]
-        numbers = [v for v in several if isinstance(v, (int, float)) and not isinstance(v, bool)]
-        rows.append([
-            metric, len(several), _brief(several[-1]) if several else None,
-            min(numbers) if numbers else None, max(numbers) if numbers else None,
-        ])  # fmt: skip
-    return output.table(rows, ["metric", "values", "last", "min", "max"]) if rows else "No metrics."
+    for rank, values in by_rank.items():
+        for metric, value in values.items():
+            several = value if isinstance(value, list) else [value]
+            numbers = [v for v in several if isinstance(v, (int, float)) and not isinstance(v, bool)]
+            rows.append([
+                *([rank] if show_rank else []), metric, len(several), _brief(several[-1]) if several else None,
+                min(numbers) if numbers else None, max(numbers) if numbers else None,
+            ])  # fmt: skip
+    header = [*(["rank"] if show_rank else []), "metric", "values", "last", "min", "max"]
+    return output.table(rows, header) if rows else "No metrics."
 
 
 def _brief(value: Any) -> str:

@@ -92,14 +92,25 @@ def show(run: str, as_json: bool) -> None:
       trainkit show last
       trainkit show 4f2a90c1 --json
     """
+    from trainkit.events import properties, tags
+
     path = find.run_dir(find.root(), run)
     record = read_json(RunDir(path).run) or {}
     status, details = find.status(path)
     state = read_json(RunDir(path).state) or {}
     stages = list(read_lines(RunDir(path).stages))
-    value = {**record, "status": status, "details": details, "directory": str(path),
-             "stages": stages, "ended": state.get("time"), "verdict": state.get("verdict"),
-             "ranks": state.get("ranks", [])}  # fmt: skip
+    value = {
+        **record,
+        "tags": tags(path),
+        "properties": properties(path),
+        "status": status,
+        "details": details,
+        "directory": str(path),
+        "stages": stages,
+        "ended": state.get("time"),
+        "verdict": state.get("verdict"),
+        "ranks": state.get("ranks", []),
+    }
     output.emit(value, as_json, "" if as_json else _as_page(value))
 
 
@@ -123,7 +134,8 @@ def _as_page(run: dict[str, Any]) -> str:
         ("environment", environment.get("name") or environment.get("digest")),
         ("snapshot", (run.get("snapshot") or {}).get("id")),
         ("commit", f"{git['commit']}{' (dirty)' if git.get('dirty') else ''}" if git.get("commit") else None),
-        ("tags", [f"{k}={v}" if v not in (None, "") else k for k, v in (run.get("tags") or {}).items()]),
+        ("tags", [f"{k}={v}" if v not in (None, "") else k for k, v in run["tags"].items()]),
+        ("properties", [f"{k}={v}" for k, v in run["properties"].items()]),
         ("directory", run["directory"]),
     ]
     return "\n\n".join(part for part in [output.fields(pairs), _stages(run), _why(run)] if part)

@@ -29,7 +29,11 @@ def init(directory: Path, name: str | None, as_json: bool) -> None:
     from trainkit.workspace import Workspace
 
     directory = directory.expanduser().absolute()
-    made = Workspace.create(name or _name_for(directory), path=str(directory), exist_ok=True)
+    if name is None and (directory / "config.json").is_file():
+        made = Workspace.from_config(path=directory / "config.json")
+        made.prepare_root()
+    else:
+        made = Workspace.create(name or _name_for(directory), path=directory, exist_ok=True)
     value = {"name": made.name, "config": str(made.config.path), "root": str(made.root)}
     text = f"Workspace {made.name}: {output.here(made.config.path)}; runs and models go to {output.here(made.root)}/"
     output.emit(value, as_json, text)
@@ -58,18 +62,22 @@ def snapshot(source: Path, dry_run: bool, as_json: bool) -> None:
     """
     if not dry_run:
         raise UserErrorException("`trainkit submit` takes the snapshot; `trainkit snapshot --dry-run` lists it.")
+    from trainkit.boot.config import find_config, load_config
     from trainkit.snapshot import listing
 
-    source = source.absolute()
-    found = listing(source)
-    sizes = {str(name): (source / name).lstat().st_size for name in found.files}
-    total = sum(sizes.values())
-    value = {"source": str(source), "files": sizes, "bytes": total, "left_out": [str(name) for name in found.left_out]}
+    config = find_config(source.absolute())
+    found = listing(source, load_config(config).root if config else None)
+    value = {
+        "source": str(source.absolute()),
+        "files": {file.path: file.bytes for file in found.files},
+        "bytes": found.bytes,
+        "left_out": found.left_out,
+    }
     output.emit(value, as_json, "" if as_json else _listing(value))
 
 
 def _listing(value: dict[str, Any]) -> str:
     lines = [f"{output.size(count):>9}  {name}" for name, count in value["files"].items()]
-    lines += [f"{'left out':>9}  {name}" for name in value["left_out"]]
+    lines += [f"{'left out':>9}  {words}" for words in value["left_out"]]
     lines.append(f"{output.size(value['bytes']):>9}  in {len(value['files'])} files of {value['source']}")
     return "\n".join(lines)

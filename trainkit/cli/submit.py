@@ -1,0 +1,185 @@
+"""trainkit submit: a script as a job, without a line of Python."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trainkit.cli import codes, find, output
+from trainkit.errors import UserErrorException
+
+if TYPE_CHECKING:
+    from trainkit.runconfig import ScriptRunConfig
+
+_GPU: dict[str, bool | str] = {"auto": True, "no": False, "required": "required"}
+
+
+def _options(function: Any) -> Any:
+    """The command's options, by what they are about."""
+    from click import option
+
+    options = [
+        option("--source", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
+               help="The directory that the job gets a snapshot of; SCRIPT is in it.  [default: this directory, or the "
+               "script's where it is elsewhere]"),
+        option("-e", "--experiment", metavar="NAME", help="What the run belongs to.  [default: the script's name]"),
+        option("-t", "--target", metavar="NAME", help="A compute target.  [default: this machine]"),
+        option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="How many nodes."),
+        option("--ranks", type=click.IntRange(1), default=1, show_default=True, help="How many ranks on each node."),
+        option("--spread", metavar="NAME", help="How ranks are started: fork, torchrun, mpi, or another that `trainkit "
+               "launchers` lists.  [default: fork for one rank, else torchrun]"),
+        option("--backend", type=click.Choice(["nccl", "gloo"]), help="torch.distributed's, with --spread torchrun."),
+        option("--gpu", type=click.Choice(list(_GPU)), default="auto", show_default=True,
+               help="GPUs where the target has them; none, hidden from the job; or no job without them."),
+        option("--pip", "packages", multiple=True, metavar="REQUIREMENT",
+               help="A package that the job needs beside what is installed; may be given more than once."),
+        option("--env-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+               help="A requirements file, or a conda file (.yml), that describes the job's packages."),
+        option("--isolated", is_flag=True, help="Only the packages named, nothing of what is installed."),
+        option("--set", "variables", multiple=True, metavar="NAME=VALUE",
+               help="An environment variable of the job; may be given more than once."),
+        option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="May be given more than once."),
+        option("--max-seconds", type=click.FloatRange(min=0, min_open=True), help="End the job after this time."),
+        option("--wait", is_flag=True, help="Wait for the end, telling the stages; exit as the run did."),
+        option("--follow", is_flag=True, help="The same, printing what rank 0 prints."),
+        option("--dry-run", is_flag=True, help="Check everything and print the plan; start nothing."),
+    ]  # fmt: skip
+    for one in reversed(options):
+        function = one(function)
+    return function
+
+
+@click.command()
+@click.argument("script")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT...]")
+@_options
+@output.json_option
+def submit(script: str, arguments: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """Submit SCRIPT as a job; what follows `--` are its arguments.
+
+    The job gets a snapshot of the source directory, so the script may be edited at once. Closing this terminal does not
+    end it.
+
+    \b
+    Examples:
+      trainkit submit train.py
+      trainkit submit train.py --nodes 1 --ranks 2 --spread mpi -- --lr 0.1
+      trainkit submit train.py --pip timm==1.0.31 --follow
+      trainkit submit src/train.py --source src -e birds -t gpu-cluster --nodes 2 --wait
+    """
+    workspace = find.workspace()
+    source, inside = _source(Path(script), options["source"])
+    config = _config(source, inside, arguments, options)
+    experiment = options["experiment"] or _experiment_for(inside)
+    tags = find.pairs("--tag", options["tags"])
+    if options["dry_run"]:
+        return _dry_run(workspace, experiment, config, tags, as_json)
+    from trainkit.experiment import Experiment
+
+    run = Experiment(workspace, experiment).submit(config, tags=tags)
+    return _submitted(run.id, find.run_dir(workspace.root, run.id), options, as_json)
+
+
+def _submitted(run_id: str, path: Path, options: dict[str, Any], as_json: bool) -> int:
+    from trainkit.boot.rundir import RunDir, read_json
+    from trainkit.cli.logs import wait_for
+
+    waits = options["wait"] or options["follow"]
+    if not as_json:
+        click.echo(run_id)
+        if not waits:
+            click.echo(f"`trainkit logs {run_id} -f` follows it.", err=True)
+    code = codes.DONE
+    if waits:
+        code = wait_for(path, show_output=options["follow"] and not as_json, as_json=as_json)
+    if as_json and code != codes.INTERRUPTED:
+        status, details = find.status(path)
+        state = read_json(RunDir(path).state) or {}
+        output.print_json({
+            "id": run_id, "directory": str(path), "status": status, "details": details,
+            "verdict": state.get("verdict"),
+        })  # fmt: skip
+    return code
+
+
+def _source(script: Path, source: Path | None) -> tuple[Path, str]:
+    """The directory to take a snapshot of, and the script's path in it."""
+    if source is not None:
+        source = source.absolute()
+        for candidate in (source / script, script.absolute()):
+            if candidate.is_file() and candidate.resolve().is_relative_to(source.resolve()):
+                return source, candidate.resolve().relative_to(source.resolve()).as_posix()
+        raise UserErrorException(f"There is no script {script} in {source}; SCRIPT is a file inside --source.")
+    if not script.is_file():
+        raise UserErrorException(f"There is no script {script.absolute()}.")
+    here = Path.cwd()
+    whole = script.absolute()
+    if ".." not in whole.parts and whole.is_relative_to(here):
+        return here, whole.relative_to(here).as_posix()
+    return whole.parent.resolve(), script.name
+
+
+def _config(source: Path, script: str, arguments: tuple[str, ...], options: dict[str, Any]) -> ScriptRunConfig:
+    from trainkit.runconfig import ScriptRunConfig
+
+    return ScriptRunConfig(
+        source_directory=source,
+        script=script,
+        arguments=list(arguments),
+        compute_target=options["target"],
+        environment=_environment(options),
+        distributed_job_config=_distributed(options),
+        max_run_duration_seconds=options["max_seconds"],
+        use_gpu=_GPU[options["gpu"]],
+    )
+
+
+def _distributed(options: dict[str, Any]) -> Any:
+    """How nodes become ranks; None for one plain process."""
+    from trainkit.distributed import MpiConfiguration, PyTorchConfiguration, SpreadConfiguration
+
+    nodes, ranks, backend = options["nodes"], options["ranks"], options["backend"]
+    spread = options["spread"] or ("torchrun" if nodes * ranks > 1 or backend else None)
+    if backend and spread != "torchrun":
+        raise UserErrorException(f"--backend is for --spread torchrun; {spread} has none to choose.")
+    if spread is None:
+        return None
+    if spread == "mpi":
+        return MpiConfiguration(process_count_per_node=ranks, node_count=nodes)
+    if spread == "torchrun":
+        name = backend.capitalize() if backend else None
+        return PyTorchConfiguration(name, process_count=nodes * ranks, node_count=nodes)
+    return SpreadConfiguration(spread, process_count_per_node=ranks, node_count=nodes)
+
+
+def _environment(options: dict[str, Any]) -> Any:
+    from trainkit.environment import Environment
+
+    file, packages = options["env_file"], options["packages"]
+    if file is not None and packages:
+        raise UserErrorException("--pip and --env-file exclude each other; write the packages into the file.")
+    inherit = not options["isolated"]
+    if file is None:
+        environment = Environment("command-line", pip_packages=packages, inherit=inherit)
+    elif file.suffix in (".yml", ".yaml"):
+        environment = Environment.from_conda_specification(file.stem, file, inherit=inherit)
+    else:
+        environment = Environment.from_pip_requirements(file.stem, file, inherit=inherit)
+    environment.environment_variables.update(find.pairs("--set", options["variables"]))
+    return environment
+
+
+def _experiment_for(script: str) -> str:
+    """An experiment's name after the script's."""
+    return re.sub(r"[^a-zA-Z0-9_-]+", "-", Path(script).stem).lstrip("-_")[:255] or "experiment"
+
+
+def _dry_run(workspace: Any, experiment: str, config: ScriptRunConfig, tags: dict[str, str], as_json: bool) -> int:
+    from trainkit.submit import plan
+
+    planned = plan(workspace, experiment, config, tags=tags)
+    output.emit(planned, as_json, output.fields(planned.items()))
+    return codes.DONE
