@@ -1,0 +1,78 @@
+"""The records of a workspace's compute targets, and the machines that they mean."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainkit.boot.rundir import read_json
+from trainkit.errors import ComputeTargetException, UserErrorException, WorkspaceException
+
+if TYPE_CHECKING:
+    from trainkit.workspace import Workspace
+
+_RESERVED = ("local", "amlcompute", "containerinstance")
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_\-]{1,62}")
+_THIS_MACHINE = "this machine"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one job runs, decided: what `resolve` makes of a compute target and config.json."""
+
+    name: str
+    launcher: str
+    options: dict[str, Any]
+    max_nodes: int | None
+    vm_size: str
+    words: str  # for people: in the run's record
+
+
+def machines(workspace: Workspace, vm_size: str) -> tuple[str, dict[str, Any], str]:
+    """The launcher that reaches machines of this size, its options, and words that say so."""
+    mapped = workspace.config.vm_size(vm_size) if vm_size else None
+    if mapped is None:
+        unmapped = f" ({vm_size} is not mapped in {workspace.config.path})" if vm_size else ""
+        return "local", {}, _THIS_MACHINE + unmapped
+    return mapped.launcher, dict(mapped.options), f"{vm_size} through the launcher {mapped.launcher!r}"
+
+
+def check_name(name: str) -> None:
+    """Raise UserErrorException for a reserved name, ComputeTargetException for an impossible one."""
+    if isinstance(name, str) and name.lower() in _RESERVED:
+        raise UserErrorException(f"Please specify a different target name. {name} is a reserved name.")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ComputeTargetException(
+            f"The compute target name {name!r} is not possible. It has 2 to 63 characters: letters, digits, hyphens "
+            f"and underscores, the first a letter."
+        )
+
+
+def record_file(workspace: Workspace, name: str) -> Path:
+    """Where a target's record is."""
+    return workspace.root / "compute" / f"{name}.json"
+
+
+def names(workspace: Workspace) -> list[str]:
+    """All targets of a workspace."""
+    return sorted(path.stem for path in (workspace.root / "compute").glob("[!.]*.json"))
+
+
+def read_record(workspace: Workspace, name: str) -> dict[str, Any]:
+    """A target's record. Raises ComputeTargetException where there is none."""
+    try:
+        found = read_json(record_file(workspace, name)) if isinstance(name, str) and _NAME.fullmatch(name) else None
+    except ValueError as error:
+        raise WorkspaceException(
+            f"{record_file(workspace, name)} is damaged: {error}. Delete it, and create it again."
+        ) from error
+    if found is None:
+        known = ", ".join(names(workspace)) or "none yet"
+        raise ComputeTargetException(
+            f"ComputeTargetNotFound: Compute Target with name {name} not found in provided workspace {workspace.name} "
+            f"(its targets: {known}). Make it with ComputeTarget.create or `trainkit compute add`; for this machine, "
+            f"leave compute_target out."
+        )
+    return dict(found)
