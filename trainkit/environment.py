@@ -91,7 +91,7 @@ class DockerSection:
         words = [f"docker.enabled={self.enabled!r}"] if self.enabled else []
         if self.base_image is not None:
             words.append(f"docker.base_image={self.base_image!r}")
-        for name in ("base_dockerfile", "build_context", "arguments", "shm_size"):
+        for name in ("base_dockerfile", "build_context", "arguments"):
             if getattr(self, name):
                 words.append(f"docker.{name}")
         if self.base_image_registry.address:

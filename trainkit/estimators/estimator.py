@@ -1,0 +1,161 @@
+"""`Estimator`: a script, its parameters, packages and ranks, checked when it is made and before anything is written."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainkit.condafile import CondaDependencies
+from trainkit.distributed import DistributedConfiguration
+from trainkit.environment import Environment
+from trainkit.errors import TrainingException
+from trainkit.estimators.rules import (
+    LATER,
+    distributed_training,
+    refuse_contradictions,
+    refuse_counts,
+    refuse_target,
+)
+from trainkit.requirements import read_file
+from trainkit.runconfig import RunConfiguration, ScriptRunConfig
+from trainkit.sources import project_file
+
+Text = str | os.PathLike[str]
+_DEPRECATED = {  # name: what to say; all without effect on the result
+    "use_docker": "jobs run in the target's own interpreter",
+    "distributed_backend": "use distributed_training=MpiConfiguration() or PyTorchConfiguration()",
+    "vm_priority": "machines of one's own have no priority",
+    "shm_size": "shared memory is the machine's own",
+    "conda_dependencies_file_path": "use conda_dependencies_file",
+    "pip_requirements_file_path": "use pip_requirements_file",
+}
+
+
+@dataclass(kw_only=True)
+class Estimator:
+    """A training script with what it needs; `Experiment.submit` takes it.
+
+    `script_params` maps flags to values ("" or None for a bare flag). Packages are installed over those of the
+    interpreter in use, into a cached environment; with `inherit=False` into one that has nothing else. `use_gpu` is
+    False (GPUs are hidden), True (one for each rank; CPU where the target has none) or "required".
+    Raises TrainingException where arguments contradict each other, UserErrorException where one is wrong in itself.
+    """
+
+    source_directory: Text = field(default=".", kw_only=False)
+    compute_target: Any = None
+    vm_size: str | None = None
+    vm_priority: str | None = None
+    entry_script: Text | None = None
+    script_params: Mapping[str, Any] | None = None
+    node_count: int = 1
+    process_count_per_node: int = 1
+    distributed_backend: str | None = None
+    distributed_training: DistributedConfiguration | None = None
+    use_gpu: bool | str = False
+    use_docker: bool = True
+    custom_docker_base_image: str | None = None
+    custom_docker_image: str | None = None
+    image_registry_details: Any = field(default=None, repr=False)
+    user_managed: bool = False
+    conda_packages: Sequence[str] | None = None
+    pip_packages: Sequence[str] | None = None
+    conda_dependencies_file_path: Text | None = None
+    pip_requirements_file_path: Text | None = None
+    conda_dependencies_file: Text | None = None
+    pip_requirements_file: Text | None = None
+    environment_variables: Mapping[str, str] | None = None
+    environment_definition: Environment | None = None
+    inputs: Sequence[Any] | None = None
+    source_directory_data_store: Any = None
+    shm_size: str | None = None
+    resume_from: Any = None
+    max_run_duration_seconds: float | None = None
+    loop: Any = None
+    inherit: bool = True
+    run_config: RunConfiguration = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._warn_of_deprecated()
+        self.conda_dependencies_file = self.conda_dependencies_file or self.conda_dependencies_file_path
+        self.pip_requirements_file = self.pip_requirements_file or self.pip_requirements_file_path
+        self.custom_docker_image = self.custom_docker_image or self.custom_docker_base_image
+        refuse_counts(self.node_count, self.process_count_per_node)
+        self._distributed = distributed_training(
+            self.distributed_training, self.distributed_backend, self.node_count, self.process_count_per_node
+        )
+        refuse_target(self.compute_target, self.vm_size, self.node_count)
+        refuse_contradictions(self)
+        self.run_config = RunConfiguration(
+            script=self.entry_script,
+            arguments=flattened(self.script_params),
+            target=self.compute_target,
+            environment=self._environment(),
+            node_count=self.node_count,
+        )
+        if self.max_run_duration_seconds is not None:
+            self.run_config.max_run_duration_seconds = self.max_run_duration_seconds
+
+    @property
+    def conda_dependencies(self) -> CondaDependencies:
+        """The packages that the job's environment gets."""
+        return self.run_config.environment.python.conda_dependencies
+
+    def to_script_run_config(self) -> ScriptRunConfig:
+        """The same job in `Experiment.submit`'s own terms."""
+        config = ScriptRunConfig(
+            self.source_directory,
+            run_config=self.run_config,
+            distributed_job_config=self._distributed,
+            resume_from=self.resume_from,
+            use_gpu=self.use_gpu,
+        )
+        config.vm_size = self.vm_size
+        config.later = {name: remedy for name, remedy in LATER.items() if getattr(self, name)}
+        return config
+
+    def _environment(self) -> Environment:
+        """The environment given, or one of the packages given. Files are read now."""
+        if self.environment_definition is not None:
+            return self.environment_definition
+        environment = Environment("estimator", environment_variables=self.environment_variables, inherit=self.inherit)
+        environment.python.user_managed_dependencies = self.user_managed
+        if self.conda_dependencies_file is not None:
+            path = project_file(self.source_directory, self.conda_dependencies_file, "conda dependencies file")
+            environment.python.conda_dependencies = CondaDependencies(path)
+            return environment
+        pip = list(self.pip_packages or ())
+        if self.pip_requirements_file is not None:
+            path = project_file(self.source_directory, self.pip_requirements_file, "pip requirements file")
+            pip += read_file(Path(path))
+        environment.python.conda_dependencies = CondaDependencies.create(
+            pip_packages=pip, conda_packages=self.conda_packages
+        )
+        return environment
+
+    def _warn_of_deprecated(self) -> None:
+        """One warning for all arguments that have no effect any more, or another name."""
+        values = {name: getattr(self, name) for name in _DEPRECATED}
+        values["use_docker"] = None if self.use_docker else False
+        words = [f"{name} ({_DEPRECATED[name]})" for name, value in values.items() if value is not None]
+        if words:
+            warnings.warn(f"Deprecated arguments: {'; '.join(words)}.", DeprecationWarning, stacklevel=4)
+
+
+def flattened(script_params: Mapping[str, Any] | None) -> list[Any]:
+    """`{"--flag": "", "--n": 1}` as `["--flag", "--n", 1]`; raises TrainingException for anything but a dictionary."""
+    if script_params is None:
+        return []
+    if not isinstance(script_params, Mapping):
+        raise TrainingException(f"script_params is a dictionary of flags and values, not {script_params!r}.")
+    words: list[Any] = []
+    for flag, value in script_params.items():
+        if not isinstance(flag, str) or not flag:
+            raise TrainingException(f"script_params has flags as keys, such as '--epochs', but {flag!r} is none.")
+        words.append(flag)
+        if value is not None and not (isinstance(value, str) and value == ""):
+            words.append(value)
+    return words

@@ -1,0 +1,130 @@
+"""What an estimator's arguments must not say: pure checks, made before anything is read or written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trainkit.distributed import (
+    DistributedConfiguration,
+    MpiConfiguration,
+    PyTorchConfiguration,
+    SpreadConfiguration,
+    check_distributed,
+)
+from trainkit.environment import CONTAINERS
+from trainkit.errors import RunConfigurationException, TrainingException, UserErrorException
+
+if TYPE_CHECKING:
+    from trainkit.estimators.estimator import Estimator
+
+BACKENDS = ["mpi", "gloo", "nccl"]
+LATER = {  # arguments of later versions, refused at submit: what to do instead
+    "inputs": "data sets come in a later version: give the script the data's path in script_params",
+    "source_directory_data_store": "data stores come in a later version: the snapshot is kept in the workspace",
+    "resume_from": "resuming comes in a later version: give the script its checkpoint's path in script_params",
+    "custom_docker_image": CONTAINERS,
+    "image_registry_details": CONTAINERS,
+    "loop": "training loops come in a later version: give a script with entry_script",
+}
+_PACKAGES = ("conda_packages", "conda_dependencies_file", "pip_packages", "pip_requirements_file")
+
+
+def refuse_counts(node_count: object, process_count_per_node: object) -> None:
+    """Raises TrainingException unless both are whole numbers of at least 1."""
+    for value, name in ((node_count, "Node count"), (process_count_per_node, "Process count per node")):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TrainingException(f"{name} should be a whole number, not {value!r}.")
+        if value < 1:
+            raise TrainingException(f"{name} should be at least 1.")
+
+
+def distributed_training(
+    configuration: DistributedConfiguration | None, backend: object, nodes: int, ranks: int
+) -> DistributedConfiguration | None:
+    """One configuration with the counts of the estimator; None for a single process. Raises TrainingException."""
+    if backend is not None:
+        if not isinstance(backend, str) or backend.lower() not in BACKENDS:
+            raise TrainingException(
+                f"Unsupported distributed backend value: {backend}. Supported backend(s): {BACKENDS}."
+            )
+        if configuration is not None:
+            raise TrainingException(
+                "'distributed_backend' and 'distributed_training' say the same thing; keep the latter."
+            )
+        name = backend.lower()
+        configuration = MpiConfiguration() if name == "mpi" else PyTorchConfiguration(name.capitalize())
+    if configuration is None:
+        if nodes > 1 or ranks > 1:
+            raise TrainingException(
+                "'distributed_backend' or 'distributed_training' must be specified when node_count > 1 or "
+                "process_count_per_node > 1."
+            )
+        return None
+    try:
+        check_distributed(configuration, "distributed_training")
+    except RunConfigurationException as e:
+        raise TrainingException(e.message) from e
+    nodes = _one_of(nodes, configuration.node_count, "node_count")
+    if isinstance(configuration, PyTorchConfiguration):
+        total = configuration.process_count
+        if total is not None and ranks > 1 and total != nodes * ranks:
+            raise TrainingException(
+                f"process_count={total} of PyTorchConfiguration counts all processes, but node_count x "
+                f"process_count_per_node is {nodes * ranks}; give one of the two."
+            )
+        return PyTorchConfiguration(configuration.communication_backend, total or nodes * ranks, nodes)
+    ranks = _one_of(ranks, configuration.process_count_per_node, "process_count_per_node")
+    if isinstance(configuration, MpiConfiguration):
+        return MpiConfiguration(ranks, nodes)
+    return SpreadConfiguration(configuration.spread, ranks, nodes)
+
+
+def _one_of(argument: int, configured: int, name: str) -> int:
+    """The count that is not the default, where two places may give it."""
+    if 1 not in (argument, configured) and argument != configured:
+        raise TrainingException(f"{name} is given twice, as {argument} and as {configured} in distributed_training.")
+    return configured if argument == 1 else argument
+
+
+def refuse_target(target: Any, vm_size: object, node_count: int) -> None:
+    """Raises TrainingException where nothing, or something that is no target, says where to run."""
+    from trainkit.compute import AmlCompute
+
+    if target is None and not vm_size:
+        raise TrainingException(
+            "Either compute target or VM size should be specified. compute_target='local' is this machine."
+        )
+    if node_count > 1 and target is not None and not isinstance(target, (str, AmlCompute)):
+        raise TrainingException(
+            "Compute target should be AmlCompute or KubernetesCompute for distributed training (node_count > 1)."
+        )
+
+
+def refuse_contradictions(estimator: Estimator) -> None:
+    """Raises TrainingException or UserErrorException where arguments about the environment exclude each other."""
+    e = estimator
+    if not e.use_docker and e.custom_docker_image:
+        raise TrainingException(
+            "If use_docker parameter is set to false, custom_docker_image parameter is not allowed."
+        )
+    packages = [name for name in _PACKAGES if getattr(e, name)]
+    if e.environment_definition is not None:
+        others = [*packages, *(n for n in ("custom_docker_image", "environment_variables") if getattr(e, n))]
+        others += [n for n, given in (("user_managed", e.user_managed), ("inherit", not e.inherit)) if given]
+        if others:
+            raise TrainingException(
+                f"environment_definition describes the whole environment: {', '.join(others)} cannot be given "
+                "beside it."
+            )
+    if e.user_managed and packages:
+        raise UserErrorException(
+            "If user_managed is True, then conda_packages, conda_dependencies_file, pip_packages or "
+            "pip_requirements_file cannot be specified."
+        )
+    if e.conda_dependencies_file and len(packages) > 1:
+        raise TrainingException(
+            "If conda_dependencies_file is specified, then conda_packages, pip_packages or pip_requirements_file "
+            "cannot be specified: add them to the file."
+        )
+    if e.use_gpu not in (True, False, "required"):
+        raise TrainingException(f"use_gpu is True, False or 'required', not {e.use_gpu!r}.")

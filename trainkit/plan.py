@@ -1,0 +1,182 @@
+"""From a user's configuration to a decided job: everything is checked here, and nothing is written.
+
+`Plan` is what `trainkit.submit` carries out, and what a dry run prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainkit import checks
+from trainkit.boot.gpus import Gpu, visible
+from trainkit.boot.newrun import check_experiment_name
+from trainkit.boot.plugins import SPREADS, found
+from trainkit.distributed import MpiConfiguration, PyTorchConfiguration, World, world_of
+from trainkit.environment import CONTAINERS, EnvironmentSpec, variables_checked
+from trainkit.errors import UnsupportedJob, UserErrorException
+from trainkit.gpus import Devices, choose
+from trainkit.job import Job
+from trainkit.prepare import digest
+from trainkit.prepare.conda import refuse_without_conda
+from trainkit.prepare.installer import uv
+from trainkit.runconfig import ScriptRunConfig
+from trainkit.sources import source_dir
+
+if TYPE_CHECKING:
+    from trainkit.compute import Target
+    from trainkit.workspace import Workspace
+
+HERE = "local"  # the launcher of this machine
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job, decided and checked; `job` has no run yet."""
+
+    experiment: str
+    source: Path
+    job: Job
+    world: World
+    target: Target
+    environment: EnvironmentSpec
+    environment_digest: str
+    use_gpu: bool | str
+    tags: dict[str, str]
+
+    def record(self) -> dict[str, Any]:
+        """What the run's record says about it, as plain values."""
+        environment = self.environment.to_json()
+        environment["environment_variables"] = sorted(environment["environment_variables"])
+        return {
+            "target": self.target.name,
+            "target_words": self.target.words,
+            "script": self.job.script,
+            "arguments": list(self.job.arguments),
+            "command": list(self.job.command),
+            "nodes": self.job.nodes,
+            "ranks_per_node": self.job.ranks_per_node,
+            "spread": self.job.spread,
+            "backend": self.job.backend,
+            "use_gpu": self.use_gpu,
+            "devices": self.job.devices,
+            "max_run_duration_seconds": self.job.max_seconds or None,
+            "source_directory": str(self.source),
+            "environment": {**environment, "digest": self.environment_digest},
+            "tags": self.tags,
+        }
+
+
+def script_run_config(config: object) -> ScriptRunConfig:
+    """The configuration itself, or an estimator's; raises UserErrorException for anything else."""
+    if isinstance(config, ScriptRunConfig):
+        return config
+    convert = getattr(config, "to_script_run_config", None)
+    if convert is None or isinstance(config, type):
+        raise UserErrorException(
+            f"submit takes a ScriptRunConfig or an estimator (Estimator, PyTorch), not {config!r}."
+        )
+    converted = convert()
+    if not isinstance(converted, ScriptRunConfig):
+        raise UserErrorException(f"{type(config).__name__}.to_script_run_config() returned no ScriptRunConfig.")
+    return converted
+
+
+def decide(
+    workspace: Workspace, experiment: str, config: object, tags: object = None, gpus: list[Gpu] | None = None
+) -> Plan:
+    """The plan of a job. Raises the error that says what cannot be; `gpus` are this machine's, if not those found."""
+    from trainkit.compute import resolve
+
+    check_experiment_name(experiment)
+    asked = script_run_config(config)
+    _refuse_later(asked)
+    checks.refuse_both(asked.script, asked.command)
+    source = source_dir(asked.source_directory)
+    world = world_of(asked.distributed(), asked.run_config.node_count)
+    target = resolve(workspace, asked.run_config.target, asked.vm_size)
+    checks.refuse_too_many(world, target.max_nodes, target.name, target.launcher == HERE)
+    found_gpus = (visible() if gpus is None else gpus) if target.launcher == HERE else None
+    devices = choose(asked.use_gpu, world, found_gpus, _words(target))
+    environment = _environment(asked)
+    return Plan(
+        experiment,
+        source,
+        _job(experiment, source, asked, world, devices, environment),
+        world,
+        target,
+        environment,
+        digest(environment),
+        asked.use_gpu,
+        checks.tags_of(tags),
+    )
+
+
+def _refuse_later(config: ScriptRunConfig) -> None:
+    """Raises UnsupportedJob for what was asked and a later version brings, with what to do instead."""
+    docker = config.run_config.docker.asked()
+    if docker:
+        raise UnsupportedJob(f"{', '.join(docker)} was asked for, but {CONTAINERS}.")
+    later = dict(config.later)
+    if config.resume_from is not None:
+        later.setdefault("resume_from", "resuming comes in a later version: give the script its checkpoint's path")
+    for name, remedy in later.items():
+        raise UnsupportedJob(f"{name}= is not possible in this version: {remedy}.")
+
+
+def _words(target: Target) -> str:
+    return "this machine" if target.name == "local" else target.name
+
+
+def _environment(config: ScriptRunConfig) -> EnvironmentSpec:
+    """The environment, frozen, with the run's own variables; refused where nothing here could build it."""
+    import dataclasses
+
+    run = config.run_config
+    if not isinstance(run.environment_variables, dict):
+        variables_checked(run.environment_variables)
+    spec = run.environment.spec()
+    variables = {**spec.environment_variables, **variables_checked(run.environment_variables)}
+    refuse_without_conda(spec.conda_packages)
+    if not spec.is_plain:
+        uv()
+    return dataclasses.replace(spec, environment_variables=variables)
+
+
+def _job(
+    experiment: str, source: Path, config: ScriptRunConfig, world: World, devices: Devices, environment: EnvironmentSpec
+) -> Job:
+    """The job without a run: script or command, ranks, devices."""
+    arguments = checks.arguments_of(config.arguments)
+    script, spread, ranks = "", world.spread, world.ranks_per_node
+    command: tuple[str, ...] = ()
+    if config.command is not None:
+        if isinstance(config.distributed(), MpiConfiguration):
+            raise UnsupportedJob("MpiConfiguration starts the ranks of a script: give script= instead of command=.")
+        command = checks.command_of(config.command) + arguments
+        arguments, spread, ranks = (), "fork", 1  # the command makes ranks of its own
+    else:
+        script = checks.script_in(source, config.script)
+        checks.refuse_shadowing(source, script)
+    if spread not in found(SPREADS):
+        names = ", ".join(sorted(found(SPREADS)))
+        raise UnsupportedJob(f"There is no spread named {spread!r}; installed are {names}.")
+    return Job(
+        run_id="",
+        experiment=experiment,
+        run_dir="",
+        attempt=0,
+        interpreter="",
+        script=script,
+        arguments=arguments,
+        command=command,
+        nodes=world.nodes,
+        ranks_per_node=ranks,
+        spread=spread,
+        backend=devices.backend if world.size > 1 or isinstance(config.distributed(), PyTorchConfiguration) else "",
+        gpus_per_node=devices.gpus_per_node,
+        devices=devices.words,
+        environment=dict(environment.environment_variables),
+        max_seconds=checks.seconds_of(config.run_config.max_run_duration_seconds),
+    )
