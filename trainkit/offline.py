@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from trainkit import outcome
-from trainkit.boot import newrun
+from trainkit.boot import files, newrun
 from trainkit.boot.ranks import Rank
 from trainkit.boot.rundir import Lines, RunDir, make_private, publish, read_json
 from trainkit.boot.worlds import World
-from trainkit.errors import ExperimentExecutionException
+from trainkit.errors import ExperimentExecutionException, TrainkitError
+from trainkit.runfiles import below
 
 INTERACTIVE = "azureml.interactive"
 OFFLINE = "offline"
@@ -38,11 +39,33 @@ class Session:
         self.started = time.time()
         self.ended = False
         self._lock = lock
+        self._collected: dict[str, tuple[int, int]] = {}  # names of files to their time and size when they were copied
+
+    def collect(self) -> None:
+        """Copy what the program has written into its `outputs` folder since it began, where it has changed.
+
+        In a job that folder is the run's own; here it is the program's, and may hold files of earlier programs.
+        """
+        record = read_json(self.run_dir.run) or {}
+        folder = record.get("outputs")
+        if not folder or self.rank.rank != 0 or self.pid != os.getpid() or self.ended:
+            return
+        begun = float(record["created"]) - 1.0 if record["type"] == OFFLINE else 0.0
+        for name, path in below(Path(folder)):
+            facts = path.stat()
+            now = (facts.st_mtime_ns, facts.st_size)
+            if facts.st_mtime >= begun and self._collected.get(name) != now:
+                files.put(self.run_dir, files.checked_name("outputs/" + name), path, replace=True)
+                self._collected[name] = now
 
     def end(self, exit_code: int = 0, **facts: Any) -> None:
         """Record how this process ended; once, and never from a forked child. The run ends with its last process."""
         if self.ended or self.pid != os.getpid():
             return
+        try:
+            self.collect()
+        except (OSError, TrainkitError) as error:  # how the program ended is recorded all the same
+            facts = {"exit_message": f"outputs could not be kept: {error}", **facts}
         self.ended = True
         attempt = self.run_dir.attempt(1)
         values: dict[str, Any] = {

@@ -209,6 +209,11 @@ def status_of(run_dir: str | Path) -> tuple[str, str]:
     """A run's status and a sentence of detail, from its files alone."""
     run = RunDir(run_dir)
     state = read_json(run.state)
+    if not state and not run.job.exists():
+        from trainkit.offline import settle  # no driver judges this run: whoever looks does
+
+        settle(run.path)
+        state = read_json(run.state)
     if state:
         verdict = state.get("verdict") or {}
         return str(state["status"]), str(verdict.get("summary") or "")

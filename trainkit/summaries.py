@@ -1,0 +1,87 @@
+"""One line a run, for lists of hundreds of runs: each costs a few small files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainkit.boot import newrun
+from trainkit.boot.rundir import RunDir, read_json
+
+_KEPT = ("id", "experiment", "number", "type", "display_name", "created", "target", "target_words", "parent", "user",
+         "host", "nodes", "ranks_per_node", "script")  # fmt: skip
+
+
+def summaries(
+    root: Path,
+    experiment: str | None = None,
+    statuses: Sequence[str] = (),
+    metrics: Iterable[str] | None = (),
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """The runs below a workspace's root, newest first: what they are, how they stand, the last value of some metrics.
+
+    `metrics` None means all metrics. Runs without a driver are looked after, as `Run.get_status` does.
+    """
+    wanted = None if metrics is None else tuple(metrics)
+    found = []
+    for path, record in newest(root, experiment):
+        summary = _summary(path, record, wanted, statuses)
+        if summary is not None:
+            found.append(summary)
+            if len(found) == limit:
+                break
+    return found
+
+
+def newest(root: Path, experiment: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Directories and records of runs, newest first."""
+    if experiment is not None:
+        names = [newrun.check_experiment_name(experiment)]
+    else:
+        names = [p.name for p in newrun.experiments_dir(root).glob("*") if newrun.NAME_RULE.fullmatch(p.name)]
+    rows = []
+    for name in names:
+        for path in newrun.run_dirs(root, name):
+            record = read_json(RunDir(path).run)
+            if isinstance(record, dict):
+                rows.append((-float(record.get("created", 0.0)), -int(record.get("number", 0)), str(path), record))
+    for _, _, place, record in sorted(rows, key=lambda row: row[:3]):
+        yield Path(place), record
+
+
+def _summary(
+    path: Path, record: dict[str, Any], metrics: Sequence[str] | None, statuses: Sequence[str]
+) -> dict[str, Any] | None:
+    """One run's line; None where its status is not one of those asked for."""
+    run = RunDir(path)
+    state = read_json(run.state)
+    if state:
+        status, details = str(state["status"]), str((state.get("verdict") or {}).get("summary") or "")
+    else:
+        from trainkit.rundetails import look
+
+        status, details = look(run, float(record.get("created", 0.0)))
+        state = read_json(run.state) or {}
+    if statuses and status not in statuses:
+        return None
+    created, ended = record.get("created"), state.get("time")
+    return {
+        **{key: record.get(key) for key in _KEPT},
+        "status": status,
+        "details": details,
+        "ended": ended,
+        "seconds": None if created is None or ended is None else ended - created,
+        "tags": record.get("tags") or {},
+        "metrics": _last_values(path, metrics),
+    }
+
+
+def _last_values(path: Path, metrics: Sequence[str] | None) -> dict[str, Any]:
+    if metrics is not None and not metrics:
+        return {}
+    from trainkit import events
+
+    last = {name: v[-1] if isinstance(v, list) and v else v for name, v in events.metrics(path).items()}
+    return last if metrics is None else {name: last.get(name) for name in metrics}
