@@ -108,7 +108,8 @@ class Console:
         self._write(f"RunId: {self.run_dir.path.name}\nWeb View: {url(self.run_dir)}\nStatus: {status}\n")
         verdict = (read_json(self.run_dir.state) or {}).get("verdict")
         if verdict:
-            self._write(f"\nError:\n{outcome.describe(verdict)}\n")
+            log = f"\nLog: {verdict['log']}" if verdict.get("log") else ""
+            self._write(f"Error: {verdict.get('summary') or outcome.describe(verdict)}{log}\n")
         self._write("\n")
 
     def _title(self, text: str) -> None:

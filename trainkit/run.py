@@ -42,18 +42,14 @@ class Run(RecordedRun):
         if path is None or path.parent.name != experiment.name:
             elsewhere = f"; experiment {path.parent.name} has it" if path is not None else ""
             raise UserErrorException(f"Experiment {experiment.name} has no run with the id {run_id!r}{elsewhere}.")
-        self._attach(path)
+        super().__init__(path)
         self._experiment = experiment
-
-    def _attach(self, path: str | os.PathLike[str], **place: Any) -> None:
-        super().__init__(path, **place)
-        self._asked: dict[str, int] = {}
 
     @classmethod
     def _at(cls, path: str | os.PathLike[str], session: Session | None = None, **place: Any) -> Run:
         """The run in a directory that is known to be one."""
         run = cls.__new__(cls)
-        run._attach(path, **place)
+        RecordedRun.__init__(run, path, **place)
         run._session = session
         return run
 

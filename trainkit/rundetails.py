@@ -31,7 +31,8 @@ def url(run_dir: RunDir) -> str:
 
 def recorded_properties(record: Mapping[str, Any]) -> dict[str, Any]:
     """What submitting recorded, under the names that readers of run properties know."""
-    found = {f"azureml.git.{key}": value for key, value in (record.get("git") or {}).items()}
+    names = {"uri": "repository_uri"}
+    found = {f"azureml.git.{names.get(key, key)}": value for key, value in (record.get("git") or {}).items()}
     snapshot = (record.get("snapshot") or {}).get("id")
     return {**found, "ContentSnapshotId": snapshot} if snapshot else found
 

@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["plan", "submit"]
 
 
-def submit(experiment: Experiment, config: object, tags: object = None, **kwargs: Any) -> Run:
+def submit(
+    experiment: Experiment, config: object, tags: object = None, parent: str | None = None, **kwargs: Any
+) -> Run:
     """Check the job, record it, and start its driver; returns as soon as that is done.
 
-    `config` is a ScriptRunConfig or an estimator. Raises the error that says what cannot be, and then leaves nothing.
+    `config` is a ScriptRunConfig or an estimator, `parent` the run that this one is a child of. Raises the error that
+    says what cannot be, and then leaves nothing.
     """
     from trainkit.run import Run
 
     _refuse_unknown(kwargs)
     workspace = experiment.workspace
-    run_dir = carry_out(workspace, decide(workspace, experiment.name, config, tags))
+    run_dir = carry_out(workspace, decide(workspace, experiment.name, config, tags), parent)
     return Run(experiment, run_dir.name)
 
 
@@ -46,7 +49,7 @@ def plan(workspace: Workspace, experiment: str, config: object, tags: object = N
     return {"experiment": experiment, **decided.record(), "snapshot": snapshot}
 
 
-def carry_out(workspace: Workspace, decided: Plan) -> Path:
+def carry_out(workspace: Workspace, decided: Plan, parent: str | None = None) -> Path:
     """The new run's directory, in which its driver is at work."""
     root = workspace.prepare_root()
     run_id = newrun.new_id(decided.experiment)
@@ -54,7 +57,7 @@ def carry_out(workspace: Workspace, decided: Plan) -> Path:
     making = final.with_name("." + run_id)
     try:
         make_private(making)
-        _write(workspace, decided, RunDir(making), final)
+        _write(workspace, decided, RunDir(making), final, parent)
         os.rename(making, final)
     except OSError as error:
         shutil.rmtree(making, ignore_errors=True)
@@ -72,13 +75,13 @@ def carry_out(workspace: Workspace, decided: Plan) -> Path:
     return final
 
 
-def _write(workspace: Workspace, decided: Plan, making: RunDir, final: Path) -> None:
+def _write(workspace: Workspace, decided: Plan, making: RunDir, final: Path, parent: str | None) -> None:
     """All files of the new run, under its temporary name."""
     from trainkit import __version__, gitinfo
 
     snapshot = _take_snapshot(workspace, decided, making.code)
     record = newrun.record(
-        workspace.root, decided.experiment, final.name, "azureml.scriptrun", workspace.name, None, **decided.record()
+        workspace.root, decided.experiment, final.name, "azureml.scriptrun", workspace.name, parent, **decided.record()
     )
     record["workspace"].update(subscription_id=workspace.subscription_id, resource_group=workspace.resource_group)
     record["snapshot"] = dataclasses.asdict(snapshot)

@@ -42,6 +42,7 @@ class RunContext(MetricLog):
         self._events = EventWriter(self._dir.events_of(writer))
         self._append = self._events.add
         self._uploaded: Dict[str, int] = {}  # names that this process has stored, or found stored by another rank
+        self._asked: Dict[str, int] = {}  # what must happen once for all ranks, and how often this one asked for it
         self._facts: Optional[Dict[str, Any]] = None
 
     @classmethod
