@@ -178,10 +178,10 @@ def _workspace() -> Iterator[Check]:
     runs = list(find.run_dirs(root))
     yield Check("workspace", "ok", f"{root}: {len(runs)} run(s)")
     yield _room("disk", nearest, _LEAST_DISK, _GOOD_DISK, 'Delete old runs, or set another "root" in config.json.')
-    yield _orphans(runs)
+    yield orphans(runs)
 
 
-def _orphans(runs: list[Path]) -> Check:
+def orphans(runs: list[Path]) -> Check:
     """Runs without a driver get one (`find.status`); processes of a run that has ended should not be."""
     from trainkit.cli import find
 

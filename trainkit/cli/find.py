@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from trainkit.boot.rundir import TERMINAL, RunDir, read_json
+from trainkit.boot.rundir import RunDir
 from trainkit.cli.codes import NotFound
 from trainkit.errors import UserErrorException
 
@@ -39,21 +39,14 @@ def root() -> Path:
     return load_config(require_config(Path(_named() or "."))).root
 
 
-def run_dirs(root: Path, experiment: str | None = None) -> Iterator[Path]:
-    """Directories of runs, of one experiment or all, in no order."""
+def run_dirs(root: Path) -> Iterator[Path]:
+    """Directories of all runs, in no order."""
+    from trainkit.boot.newrun import NAME_RULE
     from trainkit.boot.newrun import run_dirs as of_experiment
 
-    runs = root / "runs"
-    names = [experiment] if experiment else sorted(p.name for p in runs.glob("*") if p.is_dir() and p.name[0] != ".")
-    for name in names:
-        yield from of_experiment(root, name)
-
-
-def records(root: Path, experiment: str | None = None) -> list[tuple[Path, dict[str, Any]]]:
-    """Runs and their records, newest first."""
-    read = ((path, read_json(RunDir(path).run)) for path in run_dirs(root, experiment))
-    found = [(path, record) for path, record in read if isinstance(record, dict)]
-    return sorted(found, key=lambda pair: (pair[1].get("created", 0.0), pair[1].get("number", 0)), reverse=True)
+    for folder in (root / "runs").glob("*"):
+        if NAME_RULE.fullmatch(folder.name):
+            yield from of_experiment(root, folder.name)
 
 
 def run_dir(root: Path, text: str) -> Path:
@@ -64,10 +57,11 @@ def run_dir(root: Path, text: str) -> Path:
     if exact is not None:
         return exact
     if text == LAST:
-        newest = records(root)
-        if not newest:
-            raise NotFound(f"There is no run in {root} yet; `trainkit submit SCRIPT` makes one.")
-        return newest[0][0]
+        from trainkit.summaries import newest
+
+        for path, _ in newest(root):
+            return path
+        raise NotFound(f"There is no run in {root} yet; `trainkit submit SCRIPT` makes one.")
     fitting = [path for path in run_dirs(root) if text and (path.name.startswith(text) or path.name.endswith(text))]
     if not fitting:
         raise NotFound(f"There is no run {text!r} in {root}; `trainkit runs` lists them.")
@@ -86,20 +80,9 @@ def run(text: str) -> Run:
 
 def status(path: Path) -> tuple[str, str]:
     """A run's status and its details; a run that has lost its driver gets a new one, a script that died is noticed."""
-    from trainkit.outcome import status_of
+    from trainkit.rundetails import look
 
-    found = status_of(path)
-    if found[0] in TERMINAL:
-        return found
-    if RunDir(path).job.exists():
-        from trainkit.driver import ensure
-
-        ensure(path)
-    else:
-        from trainkit.offline import settle
-
-        settle(path)
-    return status_of(path)
+    return look(RunDir(path))
 
 
 def pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:

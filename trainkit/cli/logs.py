@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,115 +11,35 @@ import click
 from trainkit.boot.rundir import TERMINAL, RunDir, read_json
 from trainkit.cli import codes, find, output
 from trainkit.cli.codes import NotFound
-
-_FASTEST_SECONDS, _SLOWEST_SECONDS = 0.05, 0.5
-ALL = "all"
+from trainkit.cli.follow import ALL, Follower, rank_logs
 
 
-class Tail:
-    """One growing file: `more` returns what was added since it was asked last."""
+def until_ended(path: Path, step: Callable[[], bool] = lambda: False) -> str:
+    """Wait for the run's end, calling `step`, which tells whether there was news, again and again; its final status."""
+    from trainkit.console import wait as wait_until
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._at = 0
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-
-    def more(self) -> str:
-        """The new text; nothing where there is none, or no file yet."""
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self._at)
-                data = file.read()
-        except FileNotFoundError:
-            return ""
-        self._at += len(data)
-        return self._decode(data)
-
-
-class Prefixed:
-    """Prints several files' text as whole lines, each with its rank in front."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self._rest = ""
-
-    def lines(self, text: str, final: bool = False) -> str:
-        """`text` as lines with the prefix; an unfinished line waits for its end."""
-        *whole, self._rest = (self._rest + text).split("\n")
-        if final and self._rest:
-            whole.append(self._rest)
-            self._rest = ""
-        return "".join(f"{self.prefix}{line}\n" for line in whole)
-
-
-class Follower:
-    """Prints the logs of the chosen ranks of a run's newest attempt, and before that what preparing it prints."""
-
-    def __init__(self, path: Path, rank: str) -> None:
-        self.run = RunDir(path)
-        self.rank = rank
-        self._prepare = Tail(self.run.prepare_log)
-        self._tails: dict[Path, tuple[Tail, Prefixed | None]] = {}
-
-    def step(self, final: bool = False) -> bool:
-        """Print what is new; whether there was anything."""
-        text = self._prepare.more()
-        for log in self._logs():
-            if log not in self._tails:
-                prefix = f"[{log.stem.rpartition('-')[2]}] "
-                self._tails[log] = (Tail(log), Prefixed(prefix) if self.rank == ALL else None)
-        for tail, prefixed in self._tails.values():
-            more = tail.more()
-            text += prefixed.lines(more, final) if prefixed else more
-        if text:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        return bool(text)
-
-    def _logs(self) -> list[Path]:
-        attempts = self.run.attempts()
-        if not attempts:
-            return []
-        if self.rank != ALL:
-            return [attempts[-1].rank_log(int(self.rank))]
-        return sorted(attempts[-1].logs.glob("rank-*.log"), key=lambda log: int(log.stem.rpartition("-")[2]))
-
-
-def pauses() -> Iterator[float]:
-    """How long to sleep between looks: short at first, for short runs."""
-    seconds = _FASTEST_SECONDS
-    while True:
-        yield seconds
-        seconds = min(seconds * 1.2, _SLOWEST_SECONDS)
-
-
-def until_ended(path: Path, look: Callable[[], object] = lambda: None) -> str:
-    """Wait for the run's end, calling `look` again and again; its final status."""
-    for pause in pauses():
-        status = find.status(path)[0]
-        look()
-        if status in TERMINAL:
-            return status
-        time.sleep(pause)
-    raise AssertionError("pauses() does not end")
+    find.status(path)
+    wait_until(RunDir(path), step)
+    return find.status(path)[0]
 
 
 def wait_for(path: Path, *, show_output: bool, rank: str = "0", as_json: bool = False) -> int:
     """Wait until the run has ended, printing its log or its stages; the exit code that says how it ended."""
-    follower = Follower(path, rank)
-    seen: list[tuple[str, str]] = []
+    from trainkit.outcome import status_of
 
-    def look() -> None:
-        if show_output:
-            follower.step()
-            return
-        stage = find.status(path)
-        if not as_json and stage not in seen:
-            seen.append(stage)
-            click.echo(f"{stage[0]}: {stage[1]}" if stage[1] and stage[0] != "Failed" else stage[0], err=True)
+    follower = Follower(path, rank)
+    said: list[tuple[str, str]] = []
+
+    def tell_stage() -> bool:
+        stage = status_of(path)
+        if as_json or stage in said:
+            return False
+        said.append(stage)
+        click.echo(f"{stage[0]}: {stage[1]}" if stage[1] and stage[0] != "Failed" else stage[0], err=True)
+        return False  # a stage is no reason to look again at once
 
     try:
-        status = until_ended(path, look)
+        status = until_ended(path, follower.step if show_output else tell_stage)
     except KeyboardInterrupt:
         name = path.name
         click.echo(
@@ -130,7 +47,7 @@ def wait_for(path: Path, *, show_output: bool, rank: str = "0", as_json: bool = 
         )
         return codes.INTERRUPTED
     if show_output:
-        follower.step(final=True)
+        follower.finish()
     if status == "Failed" and not as_json:
         _tell_why(path)
     return codes.OF_STATUS[status]
@@ -172,20 +89,18 @@ def logs(run: str, follow: bool, rank: str, as_json: bool) -> int:
     if as_json:
         output.print_json({"id": path.name, "status": status, "logs": _whole(path, rank)})
         return codes.OF_STATUS[status] if follow else codes.DONE
-    if not Follower(path, rank).step(final=True) and status in TERMINAL:
+    follower = Follower(path, rank)
+    follower.finish()
+    if not follower.printed and status in TERMINAL:
         _check_rank(path, rank)
     return codes.DONE
 
 
 def _whole(path: Path, rank: str) -> dict[str, str]:
     run = RunDir(path)
-    attempts = run.attempts()
     found = {"prepare": run.prepare_log} if run.prepare_log.exists() else {}
-    for log in attempts[-1].logs.glob("rank-*.log") if attempts else ():
-        number = log.stem.rpartition("-")[2]
-        if rank in (ALL, number):
-            found[number] = log
-    return {name: log.read_text(encoding="utf-8", errors="replace") for name, log in sorted(found.items())}
+    found.update((str(number), log) for number, log in rank_logs(run, rank).items())
+    return {name: log.read_text(encoding="utf-8", errors="replace") for name, log in found.items()}
 
 
 def _check_rank(path: Path, rank: str) -> None:

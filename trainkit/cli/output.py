@@ -79,7 +79,7 @@ def cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(cell(item) for item in value)
     # A name or a tag may hold line ends or terminal codes of others' making: shown, never obeyed.

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Any
 
 import click
 
 from trainkit.boot.rundir import TERMINAL, RunDir, read_json, read_lines
 from trainkit.cli import find, output
-from trainkit.errors import UserErrorException
 
 _STATUSES = ("NotStarted", "Preparing", "Queued", "Running", "Finalizing", "CancelRequested", *TERMINAL)
-
-
-def _last_value(path: Path, name: str) -> Any:
-    from trainkit.events import metrics
-
-    value = metrics(path, name=name).get(name)
-    return value[-1] if isinstance(value, list) and value else value
-
-
-def _ended(path: Path, record: dict[str, Any]) -> float | None:
-    state = read_json(RunDir(path).state)
-    return float(state["time"]) if state and "time" in state else None
 
 
 @click.command()
@@ -45,22 +31,9 @@ def runs(
       trainkit runs --experiment birds --metric best_val_acc
       trainkit runs --status Failed --json
     """
-    rows: list[dict[str, Any]] = []
-    for path, record in find.records(find.root(), experiment):
-        status, details = find.status(path)
-        if statuses and status not in statuses:
-            continue
-        ended = _ended(path, record)
-        created = record.get("created")
-        rows.append({
-            "id": record["id"], "experiment": record.get("experiment"), "number": record.get("number"),
-            "status": status, "details": details, "created": created, "ended": ended,
-            "seconds": None if ended is None or created is None else ended - created,
-            "target": record.get("target"), "tags": record.get("tags", {}),
-            "metrics": {name: _last_value(path, name) for name in metrics},
-        })  # fmt: skip
-        if len(rows) == limit:
-            break
+    from trainkit.summaries import summaries
+
+    rows = summaries(find.root(), experiment, statuses, metrics, limit)
     output.emit(rows, as_json, _as_table(rows, metrics))
 
 
@@ -148,15 +121,15 @@ def _world(run: dict[str, Any]) -> str | None:
 
 
 def _stages(run: dict[str, Any]) -> str:
-    rows: list[list[Any]] = []
-    marks = [*run["stages"]]
-    if run["ended"] is not None:
-        marks.append({"time": run["ended"], "status": run["status"]})
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        if rows and rows[-1][1] == mark["status"]:
-            continue
-        lasted = output.span(following["time"] - mark["time"]) if following else ""
-        rows.append([output.clock(mark["time"]), mark["status"], lasted])
+    marks: list[dict[str, Any]] = []
+    for mark in [*run["stages"], {"time": run["ended"], "status": run["status"]}]:
+        if mark["time"] is not None and (not marks or marks[-1]["status"] != mark["status"]):
+            marks.append(mark)
+    ends = [mark["time"] for mark in marks[1:]]
+    rows = [
+        [output.clock(mark["time"]), mark["status"], output.span(end - mark["time"]) if end else ""]
+        for mark, end in zip(marks, [*ends, None], strict=True)
+    ]
     return output.table(rows, ["time", "stage", "took"]) if rows else ""
 
 
@@ -188,10 +161,6 @@ def cancel(runs: tuple[str, ...], wait: bool, as_json: bool) -> None:
     for path in paths:
         if before[path] in TERMINAL:
             continue
-        if not RunDir(path).job.exists():
-            raise UserErrorException(
-                f"{path.name} was not submitted: the script that started it is its only process. End that one."
-            )
         find.run(path.name).cancel()
     after = {path: until_ended(path) if wait else find.status(path)[0] for path in paths}
     value = [{"id": path.name, "before": before[path], "status": after[path]} for path in paths]

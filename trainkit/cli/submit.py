@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def _options(function: Any) -> Any:
         option("--env-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
                help="A requirements file, or a conda file (.yml), that describes the job's packages."),
         option("--isolated", is_flag=True, help="Only the packages named, nothing of what is installed."),
-        option("--set", "variables", multiple=True, metavar="NAME=VALUE",
+        option("--set", "variables", multiple=True, metavar="KEY=VALUE",
                help="An environment variable of the job; may be given more than once."),
         option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="May be given more than once."),
         option("--max-seconds", type=click.FloatRange(min=0, min_open=True), help="End the job after this time."),
@@ -181,5 +182,24 @@ def _dry_run(workspace: Any, experiment: str, config: ScriptRunConfig, tags: dic
     from trainkit.submit import plan
 
     planned = plan(workspace, experiment, config, tags=tags)
-    output.emit(planned, as_json, output.fields(planned.items()))
+    output.emit(planned, as_json, "" if as_json else _plan(planned))
     return codes.DONE
+
+
+def _plan(planned: dict[str, Any]) -> str:
+    """A plan as people read it."""
+    environment, snapshot = planned["environment"], planned["snapshot"]
+    packages = [*environment["pip_packages"], *environment["conda_packages"]]
+    beside = "" if environment["inherit"] else "nothing but "
+    pairs = [
+        ("experiment", planned["experiment"]),
+        ("script", shlex.join([planned["script"], *planned["arguments"]])),
+        ("world", f"{planned['nodes']} node(s) x {planned['ranks_per_node']} rank(s), spread {planned['spread']}"),
+        ("target", planned.get("target_words") or planned["target"]),
+        ("devices", planned["devices"]),
+        ("python", environment["interpreter"]),
+        ("packages", beside + ", ".join(packages) if packages else None),
+        ("snapshot", f"{snapshot['files']} files, {output.size(snapshot['bytes'])} of {planned['source_directory']}"),
+        ("left out", snapshot["left_out"]),
+    ]
+    return output.fields(pairs) + "\n\nNothing was started: this is a dry run."
