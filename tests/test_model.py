@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -377,6 +378,21 @@ def test_lineage_comes_from_the_run(ws: Space, outputs: Path) -> None:
     assert Model.register(ws, outputs, "birds", datasets=[("training", "d:1")]).lineage == {
         "data": [["training", "d:1"]]
     }
+
+
+def test_a_real_runs_model_is_traced_to_it(workspace: Any) -> None:
+    from trainkit import Experiment
+
+    run = Experiment(workspace, "birds").start_logging(snapshot_directory=None)
+    run.add_properties({"data": "five birds"})
+    Path("model.pt").write_bytes(b"weights")
+    run.upload_file("outputs/model.pt", "model.pt")
+    model = run.register_model("pt-dnn", "outputs/")
+    run.complete()
+    assert (model.id, model.run_id, model.experiment_name) == ("pt-dnn:1", run.id, "birds")
+    assert model.lineage["run"] == run.id and model.lineage["data"] == "five birds"
+    assert workspace.models["pt-dnn"].id == Model(workspace, run_id=run.id).id == model.id
+    assert Path(model.download("here"), "model.pt").read_bytes() == b"weights"
 
 
 def test_serialize_is_json(ws: Space, outputs: Path) -> None:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import builtins
 import datetime
-import getpass
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import trainkit
 from trainkit.errors import ModelNotFoundException, ModelPathNotFoundException, UserErrorException, WebserviceException
 from trainkit.registry import fetch
 from trainkit.registry.facts import (
@@ -25,6 +22,7 @@ from trainkit.registry.facts import (
     find,
     lineage_of,
     not_found,
+    origin,
     parse_id,
     run_dir_of,
     store_of,
@@ -287,8 +285,6 @@ def register_files(
         "framework_version": text("model_framework_version", framework_version),
         "run_id": run_id,
         "lineage": traced,
-        "user": getpass.getuser(),
-        "host": socket.gethostname(),
-        "trainkit": trainkit.__version__,
+        **origin(),
     }
     return Model._of(workspace, store_of(workspace).add(check_name(name), files, facts))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import trainkit
+from trainkit.boot.newrun import find_run
 from trainkit.boot.rundir import RunDir, read_json
 from trainkit.errors import UserErrorException, WebserviceException
 from trainkit.registry.store import ModelStore, Record, check_file_name, check_name, files_under
@@ -93,11 +98,19 @@ def files_of(model_path: Path, child_paths: Sequence[str] | None = None) -> dict
     }
 
 
+def origin() -> dict[str, str]:
+    """Who registers, where, with which trainkit."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return {"user": user, "host": socket.gethostname(), "trainkit": trainkit.__version__}
+
+
 def run_dir_of(workspace: Workspace, run_id: str) -> Path:
-    """The directory of a run of this workspace, by its id `{experiment}_{seconds}_{8 hex}`."""
-    experiment = run_id.rsplit("_", 2)[0]
-    path: Path = workspace.root / "runs" / experiment / run_id
-    if "/" in run_id or run_id.startswith(".") or not RunDir(path).run.is_file():
+    """The directory of a run of this workspace, by its id. Raises WebserviceException where there is none."""
+    path = find_run(workspace.root, run_id)
+    if path is None:
         raise WebserviceException(
             f"Run {run_id!r} is not in this workspace; a model's run_id is that of one of its runs."
         )

@@ -51,11 +51,9 @@ def _workspace_of_job() -> Workspace | None:
     from trainkit.run import Run
 
     try:
-        run = Run.get_context(allow_offline=False)
+        return Run.get_context(allow_offline=False).workspace
     except RunEnvironmentException:
         return None
-    found: Workspace = run.experiment.workspace
-    return found
 
 
 def _fetched(workspace: Workspace, model_name: str, version: int | None, cache: Path) -> Path:
