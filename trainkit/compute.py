@@ -146,7 +146,7 @@ class AmlCompute(ComputeTarget):
             self.created_on, self.modified_on = str(values["created"]), str(values["modified"])
         except KeyError as error:
             raise WorkspaceException(
-                f"{record_file(self.workspace, self.name)} is damaged: it has no {error}. Delete it, and create it again."
+                f"{record_file(self.workspace, self.name)} is damaged: it has no {error}. Delete it and create it anew."
             ) from error
         self.slots = Slots(self.workspace.root / "targets" / self.name, self.configuration.max_nodes)
 

@@ -10,7 +10,7 @@ from typing import Any
 _SECONDS = 5.0  # a repository too large to answer in this time goes without
 
 
-def git_info(directory: Path) -> dict[str, Any]:
+def read(directory: Path) -> dict[str, Any]:
     """{"uri", "branch", "commit", "dirty"} of the repository that holds `directory`; empty where there is none.
 
     `uri` is the remote's, without any password in it; `dirty` tells whether `directory` holds anything that the

@@ -150,7 +150,9 @@ class Slots:
 
     def _read(self) -> tuple[int, list[Ticket]]:
         try:
-            found: dict[str, Any] = read_json(self._file) or {"next": 1, "tickets": []}
+            found: dict[str, Any] | None = read_json(self._file)
+            if found is None:
+                return 1, []
             return int(found["next"]), [Ticket(**values) for values in found["tickets"]]
         except (ValueError, KeyError, TypeError) as error:
             raise WorkspaceException(
