@@ -84,8 +84,8 @@ class _Shim:
     def _script(self, parent: int) -> None:
         """The child: becomes the user's script; never returns."""
         os.setpgid(0, 0)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         processes.die_with_parent(signal.SIGKILL, parent)
         sys.stdout.flush()
         os.dup2(self.log, 1)
@@ -102,8 +102,8 @@ class _Shim:
         except BaseException as error:
             code = _PLAIN_FAILURE
             described = script.describe(error, self.code)
-            sys.stderr.write(described["traceback"])
             self._tell(described)
+            _print(described["traceback"])
         else:
             self._tell({})
         _finish(code)
@@ -174,8 +174,17 @@ def _exit_code(ended: SystemExit) -> int:
         return 0
     if isinstance(ended.code, int):
         return ended.code & 0xFF
-    print(ended.code, file=sys.stderr)
+    _print("%s\n" % (ended.code,))
     return _PLAIN_FAILURE
+
+
+def _print(text: str) -> None:
+    """Onto the rank's log, if its disk has room."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
 
 
 def _finish(code: int) -> None:
