@@ -75,8 +75,8 @@ class Store:
             if not found or found["fingerprint"] != _fingerprint(tree):
                 return None
             known = Snapshot(**found["snapshot"])
-            whole = self._pack(known.id).stat().st_size == found["pack_bytes"] and self._manifest(known.id).is_file()
-            return known if whole else None
+            whole = _has_size(self._pack(known.id), found["pack_bytes"]) and self._manifest(known.id).is_file()
+            return known if whole and all(_has_size(self._object(d), n) for d, n in found["objects"]) else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
@@ -98,8 +98,16 @@ class Store:
         snapshot = Snapshot(snapshot_id, files, size, sorted(tree.left_out + secrets))
         newest = max((max(entry.stamp[2:]) for entry in tree.entries if entry.stamp), default=0)
         if newest < started - _SETTLED_NS:
-            known = {"fingerprint": _fingerprint(tree), "snapshot": asdict(snapshot), "pack_bytes": pack_bytes}
-            replace(self._index(source), known)
+            objects = [[entry[4], entry[2]] for entry in entries if entry[1] == "file" and entry[5] < 0]
+            replace(
+                self._index(source),
+                {
+                    "fingerprint": _fingerprint(tree),
+                    "snapshot": asdict(snapshot),
+                    "pack_bytes": pack_bytes,
+                    "objects": objects,
+                },
+            )
         return snapshot
 
     def _fill(self, pack: IO[bytes], source: Path, tree: Tree) -> tuple[list[list[Any]], list[str]]:
