@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.boot import newrun
 from trainkit.boot.ranks import Rank
-from trainkit.boot.rundir import RunDir, read_json, replace
+from trainkit.boot.rundir import RunDir, make_private, read_json, replace
 from trainkit.boot.worlds import World
 from trainkit.errors import ExperimentExecutionException, UserErrorException
 from trainkit.run import Run
@@ -193,6 +193,7 @@ def record_source(workspace: Workspace, source: str | os.PathLike[str], code: Pa
     from trainkit import snapshot
 
     config = workspace.config
+    make_private(code.parent)
     taken = snapshot.take(
         Path(source),
         code,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.boot.context import RunContext
-from trainkit.boot.rundir import read_json
+from trainkit.boot.rundir import make_private, read_json
 from trainkit.errors import UserErrorException
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class RecordedRun(RunContext):
 
         wanted = snapshot_id or self.get_snapshot_id()
         store = Path(self._record["workspace"]["root"]) / "snapshots"
-        making = self._dir.once / f".restore-{os.urandom(4).hex()}"
+        making = make_private(self._dir.once / f".restore-{os.urandom(4).hex()}")
         try:
             snapshot.restore(store, wanted, making / "source")
             made = Path(shutil.make_archive(str(making / "source"), "zip", making / "source"))
