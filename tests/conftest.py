@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from trainkit.boot.ranks import without_ranks
 
@@ -31,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
     os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+    # A busy machine is no reason to fail, and a failure found once must be found by everybody.
+    settings.register_profile("trainkit", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
+    settings.load_profile("trainkit")
 
 
 def _command_line(pid: int) -> str:
