@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,6 +239,8 @@ class RecordedRun(RunContext):
 
     def restore_snapshot(self, snapshot_id: str | None = None, path: str | os.PathLike[str] | None = None) -> str:
         """Write the recorded source as a zip file `<snapshot id>.zip` into a directory; the file's path."""
+        import shutil
+
         from trainkit import snapshot
         from trainkit.runfiles import copy
 

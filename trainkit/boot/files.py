@@ -5,11 +5,8 @@ Every write is whole or not at all: a file appears under its name by one link or
 
 from __future__ import annotations
 
-import filecmp
 import os
-import shutil
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
@@ -75,6 +72,8 @@ def put(run_dir: RunDir, name: str, source: Source, replace: bool = False) -> bo
     Returns False, and changes nothing, where the name is taken (unless `replace`). Raises UserErrorException where the
     source is no readable file, or the name contradicts another one.
     """
+    import tempfile
+
     target = place(run_dir, name)
     make_private(run_dir.once)
     handle, temporary = tempfile.mkstemp(prefix=".upload-", dir=str(run_dir.once))
@@ -111,6 +110,8 @@ def _clash(name: str) -> UserErrorException:
 
 def _fill(file: BinaryIO, name: str, source: Source) -> None:
     """Copy the source into an open file."""
+    import shutil
+
     if hasattr(source, "read"):
         for piece in iter(lambda: source.read(1 << 20), None):  # type: ignore[union-attr, unused-ignore]
             if not piece:
@@ -147,6 +148,8 @@ def regular(name: str, source: Any) -> Path:
 
 def same(run_dir: RunDir, name: str, source: Source) -> bool:
     """Whether the file stored under a name is the source itself, or has its content."""
+    import filecmp
+
     target = place(run_dir, name)
     if hasattr(source, "read") or not target.is_file():
         return False

@@ -6,14 +6,12 @@ inside an mpirun, torchrun or srun does not take itself for a rank of that one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Dict, Mapping, Optional, Tuple
+from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
 from trainkit.errors import RunEnvironmentException
 
 
-@dataclass(frozen=True)
-class Rank:
+class Rank(NamedTuple):  # not a dataclass: that module costs every rank 10 ms
     """One process's place in its world."""
 
     rank: int = 0
@@ -25,8 +23,7 @@ class Rank:
     world: str = ""  # the same text in all ranks of this world and in no other
 
 
-@dataclass(frozen=True)
-class _Dialect:
+class _Dialect(NamedTuple):
     """The names under which one launcher tells a rank who it is; absent ones are derived."""
 
     name: str

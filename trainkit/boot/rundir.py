@@ -6,10 +6,8 @@ layout is documented in docs/architecture.md. All of a workspace's files are pri
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Union
 
@@ -54,6 +52,8 @@ class RunDir:
 
     def property(self, key: str) -> Path:
         """The file of one property; any text is a valid key."""
+        import hashlib
+
         data = key.encode("utf-8", "surrogatepass")
         name = data.hex() if len(data) <= 100 else "long-" + hashlib.sha256(data).hexdigest()
         return self.properties / (name + ".json")
@@ -118,6 +118,8 @@ def read_json(path: PathLike) -> Optional[Any]:
 
 def _temporary(path: Path, data: bytes) -> str:
     """A synced file with `data` beside `path`."""
+    import tempfile
+
     make_private(path.parent)
     handle, name = tempfile.mkstemp(prefix=".", dir=str(path.parent))
     try:

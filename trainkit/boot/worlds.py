@@ -6,11 +6,9 @@ Where all ranks are on one machine, the process that started them tells the laun
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
-from dataclasses import dataclass
-from typing import Dict, Mapping
+from typing import Dict, Mapping, NamedTuple
 
 from trainkit.boot.ranks import Rank, rank_from
 
@@ -20,8 +18,7 @@ _FAMILY = (
 )
 
 
-@dataclass(frozen=True)
-class World:
+class World(NamedTuple):
     """This process's rank, and the launch that it belongs to."""
 
     rank: Rank
@@ -65,6 +62,8 @@ def _launcher(rank: Rank) -> str:
 
 def this_world(env: Mapping[str, str]) -> World:
     """The launch of this process by its environment; RunEnvironmentException where that contradicts itself."""
+    import hashlib
+
     rank = rank_from(env)
     if rank.world_size == 1 or not rank.world:
         return World(rank, "", "")
