@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trainkit.workspace import Workspace
 
 _RESERVED = ("local", "amlcompute", "containerinstance")
-_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_\-]{1,62}")
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_\-]{0,62}")
 _THIS_MACHINE = "this machine"
 
 
@@ -45,7 +45,7 @@ def check_name(name: str) -> None:
         raise UserErrorException(f"Please specify a different target name. {name} is a reserved name.")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ComputeTargetException(
-            f"The compute target name {name!r} is not possible. It has 2 to 63 characters: letters, digits, hyphens "
+            f"The compute target name {name!r} is not possible. It has 1 to 63 characters: letters, digits, hyphens "
             f"and underscores, the first a letter."
         )
 

@@ -1,0 +1,120 @@
+"""A target's limit is real: runs beyond it wait their turn with a reason, whatever is killed meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainkit import AmlCompute, ComputeTarget, Experiment, ScriptRunConfig, Workspace
+from trainkit.boot.rundir import RunDir, read_json, read_lines
+
+SECONDS = 60.0
+SCRIPT = """
+import os, sys, time
+deadline = time.monotonic() + 60
+while not os.path.exists(sys.argv[1]):
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+"""
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """The condition's value once it is true."""
+    deadline = time.monotonic() + SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {SECONDS:.0f} s: {what}"
+        time.sleep(0.02)
+    return value
+
+
+def directory(workspace: Workspace, run: Any) -> RunDir:
+    return RunDir(next((workspace.root / "runs").glob(f"*/{run.id}")))
+
+
+def driver_of(run: RunDir) -> int | None:
+    """The pid of the run's living driver."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"trainkit.driver" in words and os.fsencode(run.path) in words:
+                return int(entry.name)
+    return None
+
+
+@pytest.fixture
+def submit(workspace: Workspace, tmp_path: Path) -> Callable[[str], Any]:
+    """Submits a job of one node to a target of two, which ends once a file of the given name is there."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "train.py").write_text(SCRIPT)
+    target = ComputeTarget.create(workspace, "pair", AmlCompute.provisioning_configuration(max_nodes=2))
+    experiment = Experiment(workspace, "queue")
+
+    def submit(name: str) -> Any:
+        arguments = [str(tmp_path / name)]
+        return experiment.submit(ScriptRunConfig(str(source), "train.py", arguments, compute_target=target))
+
+    return submit
+
+
+def interval(run: RunDir) -> tuple[float, float]:
+    """When the run began to run, and when it ended."""
+    began = next(stage["time"] for stage in read_lines(run.stages) if stage["status"] == "Running")
+    ended = read_json(run.state)
+    assert ended and ended["status"] == "Completed", ended
+    return began, ended["time"]
+
+
+def test_never_more_than_the_limit_and_in_order(
+    workspace: Workspace, tmp_path: Path, submit: Callable[[str], Any]
+) -> None:
+    runs = [submit("go") for _ in range(5)]
+    last = directory(workspace, runs[-1])
+    reasons = until(
+        lambda: [s["details"] for s in read_lines(last.stages) if "before it" in s["details"]], "a reason to wait"
+    )
+    assert reasons[0].startswith("waits for 1 of 2 nodes of pair; ")
+    assert runs[-1].get_status() == "Queued"
+    until(lambda: runs[0].get_status() == runs[1].get_status() == "Running", "the first two run")
+    status = ComputeTarget(workspace, "pair").get_status().serialize()
+    assert (status["currentNodeCount"], status["nodeStateCounts"]["runningNodeCount"]) == (2, 2)
+    assert {run.id for run in ComputeTarget(workspace, "pair").get_active_runs()} == {run.id for run in runs}
+    (tmp_path / "go").touch()
+    for run in runs:
+        run.wait_for_completion()
+    intervals = [interval(directory(workspace, run)) for run in runs]
+    assert [began for began, _ in intervals] == sorted(began for began, _ in intervals)
+    for began, _ in intervals:
+        assert sum(a <= began < b for a, b in intervals) <= 2
+    assert ComputeTarget(workspace, "pair").list_nodes() == []
+
+
+def test_a_place_survives_the_kill_of_its_driver(
+    workspace: Workspace, tmp_path: Path, submit: Callable[[str], Any]
+) -> None:
+    first = [submit("go") for _ in range(2)]
+    until(lambda: all(run.get_status() == "Running" for run in first), "the first two run")
+    (tmp_path / "now").touch()
+    third, fourth = submit("now"), submit("now")
+    for run in (directory(workspace, third), directory(workspace, fourth)):
+        pid = until(lambda run=run: driver_of(run), "a driver")  # type: ignore[misc]
+        until(lambda run=run: any(s["status"] == "Queued" for s in read_lines(run.stages)), "waiting")  # type: ignore[misc]
+        os.kill(pid, signal.SIGKILL)
+    tickets = json.loads((workspace.root / "targets" / "pair" / "tickets.json").read_text())["tickets"]
+    assert [ticket["run_id"] for ticket in tickets] == [run.id for run in (*first, third, fourth)]
+    assert fourth.get_status() == "Queued"  # whoever looks takes it over
+    (tmp_path / "go").touch()
+    for run in (fourth, third, *first):
+        run.wait_for_completion()
+        assert run.get_status() == "Completed"
+    assert interval(directory(workspace, third))[0] <= interval(directory(workspace, fourth))[0]
