@@ -11,7 +11,6 @@ import dataclasses
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from trainkit.boot.ranks import without_ranks
 from trainkit.condafile import CondaDependencies
+from trainkit.deprecation import warn_deprecated
 from trainkit.errors import UnsupportedJob, UserErrorException
 from trainkit.requirements import check, normalised, parse, read_file
 
@@ -258,11 +258,7 @@ def _without_retired(lines: Iterable[str]) -> list[str]:
     for line in lines:
         (dropped if _RETIRED.match(normalised(parse(line).name)) else kept).append(line)
     if dropped:
-        warnings.warn(
-            f"{', '.join(dropped)} will not be installed: trainkit stands in for it and is there already.",
-            DeprecationWarning,
-            stacklevel=4,
-        )
+        warn_deprecated(f"{', '.join(dropped)} will not be installed: trainkit takes its place and is there already.")
     return kept
 
 

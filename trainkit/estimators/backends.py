@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-
+from trainkit.deprecation import warn_deprecated
 from trainkit.distributed import MpiConfiguration, PyTorchConfiguration
-
-
-def _deprecated(old: str, new: str) -> None:
-    warnings.warn(f"{old} is the old name of {new}.", DeprecationWarning, stacklevel=3)
 
 
 class Nccl(PyTorchConfiguration):
     """`PyTorchConfiguration("Nccl")`."""
 
     def __init__(self) -> None:
-        _deprecated("Nccl()", "PyTorchConfiguration('Nccl')")
+        warn_deprecated("Nccl() is the old name of PyTorchConfiguration('Nccl').")
         super().__init__("Nccl")
 
 
@@ -23,7 +18,7 @@ class Gloo(PyTorchConfiguration):
     """`PyTorchConfiguration("Gloo")`."""
 
     def __init__(self) -> None:
-        _deprecated("Gloo()", "PyTorchConfiguration('Gloo')")
+        warn_deprecated("Gloo() is the old name of PyTorchConfiguration('Gloo').")
         super().__init__("Gloo")
 
 
@@ -31,5 +26,5 @@ class Mpi(MpiConfiguration):
     """`MpiConfiguration(process_count_per_node)`."""
 
     def __init__(self, process_count_per_node: int = 1) -> None:
-        _deprecated("Mpi()", "MpiConfiguration()")
+        warn_deprecated("Mpi() is the old name of MpiConfiguration().")
         super().__init__(process_count_per_node)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trainkit.condafile import CondaDependencies
+from trainkit.deprecation import warn_deprecated
 from trainkit.distributed import DistributedConfiguration
 from trainkit.environment import Environment
 from trainkit.errors import TrainingException
 from trainkit.estimators.rules import (
+    ALIASES,
     LATER,
     distributed_training,
+    one_of,
     refuse_contradictions,
     refuse_counts,
     refuse_target,
@@ -80,9 +82,8 @@ class Estimator:
 
     def __post_init__(self) -> None:
         self._warn_of_deprecated()
-        self.conda_dependencies_file = self.conda_dependencies_file or self.conda_dependencies_file_path
-        self.pip_requirements_file = self.pip_requirements_file or self.pip_requirements_file_path
-        self.custom_docker_image = self.custom_docker_image or self.custom_docker_base_image
+        for name, old in ALIASES.items():
+            setattr(self, name, one_of(name, getattr(self, name), old, getattr(self, old)))
         refuse_counts(self.node_count, self.process_count_per_node)
         self._distributed = distributed_training(
             self.distributed_training, self.distributed_backend, self.node_count, self.process_count_per_node
@@ -142,7 +143,7 @@ class Estimator:
         values["use_docker"] = None if self.use_docker else False
         words = [f"{name} ({_DEPRECATED[name]})" for name, value in values.items() if value is not None]
         if words:
-            warnings.warn(f"Deprecated arguments: {'; '.join(words)}.", DeprecationWarning, stacklevel=4)
+            warn_deprecated(f"Deprecated arguments: {'; '.join(words)}.")
 
 
 def flattened(script_params: Mapping[str, Any] | None) -> list[Any]:

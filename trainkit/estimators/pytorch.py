@@ -14,6 +14,28 @@ from trainkit.requirements import parse
 from trainkit.runconfig import ScriptRunConfig
 
 
+def _installed(interpreter: str) -> str:
+    """The version of torch that an interpreter has, without importing it; "" for none."""
+    if interpreter == sys.executable:
+        try:
+            return version("torch")
+        except PackageNotFoundError:
+            return ""
+    from trainkit.prepare.base import ask
+
+    try:
+        return ask(interpreter, "from importlib.metadata import version; print(version('torch'))").strip()
+    except EnvironmentBuildError:
+        return ""
+
+
+class _Installed:
+    """A class attribute that is looked up when it is read."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> str:
+        return _installed(sys.executable)
+
+
 @dataclass(kw_only=True)
 class PyTorch(Estimator):
     """An estimator for PyTorch scripts.
@@ -23,6 +45,7 @@ class PyTorch(Estimator):
     """
 
     FRAMEWORK_NAME: ClassVar[str] = "PyTorch"
+    DEFAULT_VERSION: ClassVar[_Installed] = _Installed()
     framework_version: str | None = None
 
     def __post_init__(self) -> None:
@@ -73,18 +96,3 @@ def refuse_other_version(wanted: object, environment: Environment) -> None:
 def _matches(wanted: str, has: str) -> bool:
     """Whether `has` is `wanted` or a release of it: 2.14 matches 2.14.1 and 2.14.1+cpu, 2.1 does not."""
     return bool(has) and (has == wanted or (has.split("+")[0] + ".").startswith(wanted + "."))
-
-
-def _installed(interpreter: str) -> str:
-    """The version of torch that an interpreter has, without importing it; "" for none."""
-    if interpreter == sys.executable:
-        try:
-            return version("torch")
-        except PackageNotFoundError:
-            return ""
-    from trainkit.prepare.base import ask
-
-    try:
-        return ask(interpreter, "from importlib.metadata import version; print(version('torch'))").strip()
-    except EnvironmentBuildError:
-        return ""

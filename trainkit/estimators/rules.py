@@ -26,7 +26,19 @@ LATER = {  # arguments of later versions, refused at submit: what to do instead
     "image_registry_details": CONTAINERS,
     "loop": "training loops come in a later version: give a script with entry_script",
 }
+ALIASES = {  # today's names of arguments, and their older ones
+    "conda_dependencies_file": "conda_dependencies_file_path",
+    "pip_requirements_file": "pip_requirements_file_path",
+    "custom_docker_image": "custom_docker_base_image",
+}
 _PACKAGES = ("conda_packages", "conda_dependencies_file", "pip_packages", "pip_requirements_file")
+
+
+def one_of(name: str, value: Any, old: str, old_value: Any) -> Any:
+    """The value under either name; raises TrainingException where both are given."""
+    if value is not None and old_value is not None:
+        raise TrainingException(f"{old} is the old name of {name}; give only the latter.")
+    return old_value if value is None else value
 
 
 def refuse_counts(node_count: object, process_count_per_node: object) -> None:

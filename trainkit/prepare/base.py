@@ -22,7 +22,7 @@ folders, packages = [p for p in sys.path if os.path.isdir(p)], []
 for folder in folders:
     packages += sorted(n for n in os.listdir(folder) if n.endswith((".dist-info", ".egg-info")))
 print(json.dumps({"version": "%d.%d.%d" % sys.version_info[:3], "sites": [s for s in sites if os.path.isdir(s)],
-                  "folders": folders, "packages": packages, "real": os.path.realpath(sys.executable)}))
+                  "prefix": sys.prefix, "packages": packages, "real": os.path.realpath(sys.executable)}))
 """
 
 # A folder in which the installer finds the interpreter's packages, from wherever they come, without their files.
@@ -50,6 +50,7 @@ class Base:
 
     interpreter: str
     real: str
+    prefix: str
     version: str
     sites: tuple[str, ...]
     packages: tuple[str, ...]
@@ -81,7 +82,9 @@ def ask(interpreter: str, code: str, *arguments: str) -> str:
 def base_of(interpreter: str) -> Base:
     """The facts of an interpreter, in about 50 ms."""
     facts = json.loads(ask(interpreter, _FACTS))
-    return Base(interpreter, facts["real"], facts["version"], tuple(facts["sites"]), tuple(facts["packages"]))
+    return Base(
+        interpreter, facts["real"], facts["prefix"], facts["version"], tuple(facts["sites"]), tuple(facts["packages"])
+    )
 
 
 def write_view(interpreter: str, folder: Path) -> None:

@@ -13,6 +13,7 @@ from trainkit.boot.rundir import make_private
 from trainkit.errors import EnvironmentBuildError, MissingPackage
 
 POLL_SECONDS = 0.2
+ASK_SECONDS = 120.0
 CONDAS = ("micromamba", "mamba", "conda")
 
 
@@ -70,6 +71,18 @@ class Installer:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+    def ask(self, argv: Sequence[str], cwd: Path) -> Result:
+        """Run a short question, whose answer is nothing that the log's readers wait for."""
+        self.check_cancelled()
+        try:
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, cwd=cwd, timeout=ASK_SECONDS, encoding="utf-8",
+                errors="replace",
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as e:
+            return Result(1, str(e))
+        return Result(done.returncode, done.stdout + done.stderr)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         while True:

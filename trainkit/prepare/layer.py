@@ -51,3 +51,14 @@ def stand_on(environment: Path, base: Base) -> None:
     if not folder.is_dir():
         raise EnvironmentBuildError(f"{environment} has no package folder of Python {base.minor} to layer over a base.")
     (folder / PTH).write_text(pth_lines(base.sites), encoding="utf-8")
+    _link_libraries(environment, Path(base.prefix))
+
+
+def _link_libraries(environment: Path, prefix: Path) -> None:
+    """The base's shared libraries under the environment's own prefix, where packages such as mpi4py look for them."""
+    if prefix == Path("/usr"):  # the loader looks there by itself
+        return
+    for there in (prefix / "lib").iterdir():
+        here = environment / "lib" / there.name
+        if not there.name.startswith("python") and not here.is_symlink() and not here.exists():
+            here.symlink_to(there)

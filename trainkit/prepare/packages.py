@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trainkit.errors import EnvironmentBuildError
 from trainkit.prepare.base import Base, write_view
-from trainkit.prepare.installer import Installer, Result, uv
+from trainkit.prepare.installer import Installer, uv
 from trainkit.prepare.verdicts import explain, without_build
 from trainkit.requirements import normalised, parse
 
@@ -53,7 +53,8 @@ class Packages:
         lines = [r.line for r in self.requirements] if lines is None else lines
         own = {r.name for r in self.requirements}
         while True:
-            result = self._uv(["install", *arguments, *self._sources()], lines)
+            argv = self._argv(["install", *arguments, *self._sources()], lines)
+            result = self.installer.run(argv, self.work)
             if result.code == 0:
                 return result.output
             names = [n for n in without_build(result.output) if n not in self.from_source]
@@ -79,7 +80,8 @@ class Packages:
 
     def _resolved(self, line: str, resolution: str) -> str:
         plain = ("--no-deps", "--no-header", "--no-annotate", "--resolution", resolution)
-        result = self._uv(["compile", *plain, "--python", self.base.interpreter, "--only-binary", ":all:"], [line])
+        argv = self._argv(["compile", *plain, "--python", self.base.interpreter, "--only-binary", ":all:"], [line])
+        result = self.installer.ask(argv, self.work)
         match = re.search(r"^[\w.-]+==(\S+)", result.output, re.MULTILINE)
         return match[1] if result.code == 0 and match else ""
 
@@ -89,9 +91,9 @@ class Packages:
             words += ["--no-binary", name]
         return words
 
-    def _uv(self, words: Sequence[str], lines: Sequence[str]) -> Result:
+    def _argv(self, words: Sequence[str], lines: Sequence[str]) -> list[str]:
         """`uv pip WORDS` with the lines in a file, so that none can become an option."""
         file = self.work / "requirements.txt"
         file.write_text("\n".join([*self.options, *lines]) + "\n", encoding="utf-8")
         target = [str(file)] if words[0] == "compile" else ["-r", str(file)]
-        return self.installer.run([uv(), "pip", words[0], *_QUIET, *words[1:], *target], self.work)
+        return [uv(), "pip", words[0], *_QUIET, *words[1:], *target]

@@ -42,7 +42,14 @@ def explain(output: str, index: Index) -> str:
         # The installer stops at the first; whoever corrects one pin should see the others too.
         bad = [r for r in index.requirements if (r.name in lacking or r.pin) and not index.has_build(r.line)]
         if bad:
-            return " ".join(_no_build(r, index) for r in bad)
+            sources = without_build(output)
+            return " ".join(_no_build(r, index, r.name in sources) for r in bad)
+    failed = _BUILD_FAILED.search(output)
+    if failed:
+        return (
+            f"{failed[1]} has no build for Python {index.base.minor} here, and building it from source failed: see "
+            "the installer's output. Ask for a version that has a build."
+        )
     absent = _ABSENT.search(output)
     if absent and not _UNREACHABLE.search(output):
         return f"There is no package named {absent[1]!r} in the package registry: check the name."
@@ -56,18 +63,12 @@ def explain(output: str, index: Index) -> str:
             "The package registry could not be reached. Check the network, or the index that is configured for uv "
             "(UV_INDEX, UV_DEFAULT_INDEX or its uv.toml), and submit again."
         )
-    failed = _BUILD_FAILED.search(output)
-    if failed:
-        return (
-            f"{failed[1]} has no build for Python {index.base.minor} here, and building it from source failed: see "
-            "the installer's output. Ask for a version that has a build."
-        )
     cause = _CAUSE.search(output)
     reason = " ".join(cause[1].split()) if cause else "see the installer's output."
     return f"The packages asked for cannot be installed for Python {index.base.minor}: {reason}"
 
 
-def _no_build(requirement: Requirement, index: Index) -> str:
+def _no_build(requirement: Requirement, index: Index, has_source: bool) -> str:
     """The sentence on one requirement that no build satisfies."""
     text = f"{requirement.line} cannot be installed: it has no build for Python {index.base.minor} on this machine."
     lowest = index.lowest_build(requirement.name, requirement.pin)
@@ -77,8 +78,10 @@ def _no_build(requirement: Requirement, index: Index) -> str:
             return text + f" No version of {requirement.name} has one: ask for another package."
         return text + f" The newest version that has one is {requirement.name}=={lowest}."
     word = "lowest higher version" if requirement.pin else "lowest version"
-    return (
-        f"{text} The {word} that has one is {requirement.name}=={lowest}: ask for that, or for "
-        f"'{requirement.name}>={lowest}'. To compile it from its sources all the same, add the line "
-        f"'--no-binary {requirement.name}' to the pip packages."
-    )
+    text += f" The {word} that has one is {requirement.name}=={lowest}: ask for that, or for "
+    text += f"'{requirement.name}>={lowest}'."
+    if has_source:
+        text += (
+            f" To compile it from its sources all the same, add '--no-binary {requirement.name}' to the pip packages."
+        )
+    return text
