@@ -336,6 +336,14 @@ def test_list_filters(ws: Space, outputs: Path) -> None:
         ids(tags=[1])
 
 
+def test_strangers_among_the_files_are_passed_over(ws: Space, outputs: Path) -> None:
+    Model.register(ws, outputs, "birds")
+    (ws.root / "models" / "notes.txt").write_text("a file")
+    for name in ("birds/01", "birds/tmp", "birds/٣", "other/x"):
+        (ws.root / "models" / name).mkdir(parents=True)
+    assert seen(ws) == ["birds:1"] and Model.register(ws, outputs, "birds").version == 2
+
+
 def test_deleted_numbers_do_not_come_back(ws: Space, outputs: Path) -> None:
     Model.register(ws, outputs, "birds")
     second = Model.register(ws, outputs, "birds")

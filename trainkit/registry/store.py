@@ -26,6 +26,7 @@ from trainkit.errors import ModelNotFoundException, WebserviceException
 
 Record = dict[str, Any]  # the content of a model.json
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-\._]{0,254}")
+_VERSION = re.compile(r"[1-9][0-9]*")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -93,9 +94,9 @@ class ModelStore:
         """The versions of one name, ascending."""
         try:
             found = os.listdir(self.path / check_name(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(int(entry) for entry in found if entry.isdecimal())
+        return sorted(int(entry) for entry in found if _VERSION.fullmatch(entry))
 
     def directory(self, name: str, version: int) -> Path:
         """Where one version's files are."""
@@ -110,7 +111,9 @@ class ModelStore:
                 for entry in record["files"]:
                     check_file_name(entry["name"])
         except (ValueError, KeyError, TypeError) as e:
-            raise WebserviceException(f"{path} is damaged ({e}): delete the model's version, or restore it.") from e
+            raise WebserviceException(
+                f"{path} is damaged ({e}): restore it from a copy, or remove the folder {path.parent}."
+            ) from e
         return None if record is None else dict(record)
 
     def add(self, name: str, files: Mapping[str, Path], facts: Mapping[str, Any]) -> Record:
