@@ -56,7 +56,7 @@ def test_an_interactive_run_completes_or_fails(experiment: Experiment) -> None:
     assert (error["exception"], error["file"]) == ("ZeroDivisionError", __file__)
     given_up = experiment.start_logging(snapshot_directory=None)
     given_up.fail("no more patience", error_code=7)
-    assert given_up.get_detailed_status()["details"] == "rank 0 failed with Failed: no more patience (code 7)"
+    assert given_up.get_detailed_status()["details"] == "rank 0 failed with run.fail(): no more patience (code 7)"
     canceled = experiment.start_logging(snapshot_directory=None)
     canceled.cancel()
     canceled.complete()
@@ -159,7 +159,7 @@ def test_summaries_are_short_and_newest_first(experiment: Experiment, workspace:
     broken.fail("broken")
     found = summaries(workspace.root)
     assert [s["number"] for s in found] == [4, 3, 2, 1]
-    assert (found[0]["status"], found[0]["details"]) == ("Failed", "rank 0 failed with Failed: broken")
+    assert (found[0]["status"], found[0]["details"]) == ("Failed", "rank 0 failed with run.fail(): broken")
     assert (found[1]["status"], found[1]["display_name"], found[1]["metrics"]) == ("Completed", "run 2", {})
     assert [s["metrics"]["loss"] for s in summaries(workspace.root, metrics=["loss"], limit=2)] == [None, 2]
     assert [s["metrics"] for s in summaries(workspace.root, "exp", ["Completed"], metrics=None)][0] == {"loss": 2}

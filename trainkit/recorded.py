@@ -155,7 +155,6 @@ class RecordedRun(RunContext):
         """
         from trainkit import events
 
-        self._events.flush()
         own = events.metrics(self._dir.path, rank, name)
         if not recursive:
             return own

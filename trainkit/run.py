@@ -273,7 +273,7 @@ def _reason(details: Any, code: Any) -> dict[str, Any]:
 
         return describe(details, os.getcwd())
     message = str(details or "") + (f" (code {code})" if code is not None else "")
-    return {"exception": "Failed", "message": message.strip() or "run.fail() was called"}
+    return {"exception": "run.fail()", "message": message.strip() or "no reason was given"}
 
 
 def attach(path: str | os.PathLike[str]) -> Run:

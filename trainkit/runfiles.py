@@ -141,9 +141,6 @@ def of_model(run_dir: RunDir, model_path: str) -> Mapping[str, Path]:
     files = listing(run_dir)
     last = name.rpartition("/")[2]
     if name in files and not model_path.endswith("/"):
-        return {last: files[name]}
-    return {
-        f"{last}/{other[len(name) + 1 :]}": path
-        for other, path in files.items()
-        if other.startswith(name + "/") and not os.path.basename(other).startswith(".download-")
-    }
+        return {last: files[name].resolve()}
+    below_it = {other[len(name) + 1 :]: path for other, path in files.items() if other.startswith(name + "/")}
+    return {f"{last}/{other}": path.resolve() for other, path in below_it.items()}  # a link: what it leads to

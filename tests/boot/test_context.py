@@ -8,6 +8,8 @@ import json
 import math
 import multiprocessing
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -397,3 +399,37 @@ def test_secrets_come_from_the_environment(run_dir: RunDir, monkeypatch: pytest.
     assert context.get_secrets(["REGISTRY_PASSWORD"]) == {"REGISTRY_PASSWORD": "hush"}
     with pytest.raises(UserErrorException, match="no secret 'missing-one'"):
         context.get_secret("missing-one")
+
+
+def test_a_worker_process_may_be_handed_the_run(run_dir: RunDir) -> None:
+    copy = pickle.loads(pickle.dumps(of_rank(run_dir, 1, 2)))
+    copy.log("x", 1)
+    assert (copy.rank, copy.world_size) == (1, 2)
+    assert events.metrics(run_dir.path, 1) == {"x": 1}
+
+
+def starts(interpreter: str) -> bool:
+    """Whether this is a Python, and not a stand-in for one that is switched off."""
+    return subprocess.run([interpreter, "-c", ""], capture_output=True).returncode == 0
+
+
+def test_the_oldest_python_of_a_job_can_record(run_dir: RunDir) -> None:
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    named = [path for path in map(shutil.which, ("python3.8", "python3.9")) if path]
+    older = [path for path in [*map(str, sorted(versions.glob("3.[89].*/bin/python3"))), *named] if starts(path)]
+    if not older:
+        pytest.skip("no Python 3.8 or 3.9 on this machine")
+    script = """
+from trainkit.boot.context import RunContext
+run = RunContext.get_context()
+run.log("x", 0.5, step=1)
+run.tag("k", "v")
+run.add_properties({"p": 1})
+run.upload_file("f.txt", __import__("io").StringIO("text"))
+run.flush()
+"""
+    environment = {"TRAINKIT_RUN_DIR": str(run_dir.path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([older[0], "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert events.metrics(run_dir.path) == {"x": 0.5}
+    assert (run_dir.uploads / "f.txt").read_text() == "text"

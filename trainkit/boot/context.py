@@ -88,6 +88,10 @@ class RunContext(MetricLog):
             )
         raise AttributeError("%s has no attribute %r" % (type(self).__name__, name))
 
+    def __reduce__(self) -> Any:
+        """A data loader's worker process may be handed the run: it writes as the same rank."""
+        return _same_place, (type(self), str(self._dir.path), self._writer, self._attempt, self._rank)
+
     @property
     def _record(self) -> Dict[str, Any]:
         """run.json: written once, so read once."""
@@ -238,6 +242,12 @@ class RunContext(MetricLog):
     def get_secrets(self, secrets: Sequence[str]) -> Dict[str, str]:
         """Several secrets by name."""
         return {name: self.get_secret(name) for name in secrets}
+
+
+def _same_place(kind: Type[Context], path: str, writer: str, attempt: int, rank: Rank) -> Context:
+    run = kind.__new__(kind)
+    RunContext.__init__(run, path, writer, attempt, rank)
+    return run
 
 
 def _from_keyring(name: str) -> Optional[str]:

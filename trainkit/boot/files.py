@@ -75,6 +75,8 @@ def put(run_dir: RunDir, name: str, source: Source, replace: bool = False) -> bo
     import tempfile
 
     target = place(run_dir, name)
+    if not replace and target.is_file():
+        return False
     make_private(run_dir.once)
     handle, temporary = tempfile.mkstemp(prefix=".upload-", dir=str(run_dir.once))
     try:
