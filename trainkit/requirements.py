@@ -114,9 +114,9 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
         start = start if pending else number
         line = re.sub(r"(^|\s)#.*$", "", line)
         if line.endswith("\\"):
-            pending += line[:-1] + " "
+            pending += line[:-1].strip() + " "
             continue
-        whole, pending = (pending + line).strip(), ""
+        whole, pending = (pending + line.strip()).strip(), ""
         if whole:
             yield start, whole
     if pending.strip():

@@ -22,7 +22,7 @@ from trainkit.estimators.rules import (
     refuse_counts,
     refuse_target,
 )
-from trainkit.requirements import read_file
+from trainkit.requirements import check, read_file
 from trainkit.runconfig import RunConfiguration, ScriptRunConfig
 from trainkit.sources import project_file
 
@@ -128,7 +128,7 @@ class Estimator:
             path = project_file(self.source_directory, self.conda_dependencies_file, "conda dependencies file")
             environment.python.conda_dependencies = CondaDependencies(path)
             return environment
-        pip = list(self.pip_packages or ())
+        pip = list(check(self.pip_packages or ()))
         if self.pip_requirements_file is not None:
             path = project_file(self.source_directory, self.pip_requirements_file, "pip requirements file")
             pip += read_file(Path(path))
