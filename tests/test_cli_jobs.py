@@ -24,10 +24,11 @@ import sys
 from trainkit import Run
 
 run = Run.get_context()
-run.log("lr", float(sys.argv[sys.argv.index("--lr") + 1]))
+lr = float(sys.argv[sys.argv.index("--lr") + 1])
+run.log("lr", lr)
 for loss in (0.5, 0.25):
     run.log("loss", loss)
-with open(f"outputs/note-{run.get_metrics()['lr']}.txt", "w") as file:
+with open(f"outputs/note-{lr}.txt", "w") as file:
     file.write("trained")
 print("trained with", sys.argv[1:], flush=True)
 """
@@ -107,7 +108,7 @@ def test_a_model_goes_from_a_run_to_the_registry_and_back(cli: Run) -> None:
 def test_ranks_under_mpirun(cli: Run) -> None:
     words = ("submit", "train.py", "--nodes", "1", "--ranks", "2", "--spread", "mpi", "--wait", "--json", "--", "--lr")
     code, out, err = cli(*words, "0.1")
-    assert code == codes.DONE, err
+    assert code == codes.DONE, out + err
     assert json.loads(out)["status"] == "Completed"
     assert sorted(json.loads(cli("metrics", "last", "--rank", "all", "--json")[1])) == ["0", "1"]
     lines = cli("logs", "last", "--rank", "all")[1].splitlines()
