@@ -190,7 +190,7 @@ class Driver:
             processes.sweep("TRAINKIT_RUN_ID", self.job.run_id)
         records = outcome.records_of(attempt)
         canceled = self.run.cancel.exists()
-        status, verdict = outcome.judge(self.job.world_size, records, ends, lost, canceled)
+        status, verdict = outcome.judge(self.job.world_size, records, ends, lost, canceled, self.job.nodes)
         self._publish(status, verdict, records, attempt.number)
 
     def _fail(self, kind: str, message: str, **values: Any) -> None:

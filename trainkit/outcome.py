@@ -61,6 +61,7 @@ def judge(
     ends: Sequence[Record],
     lost: str = "",
     canceled: bool = False,
+    nodes: int = 1,
 ) -> tuple[str, dict[str, Any] | None]:
     """The run's final status and, where it failed, the verdict.
 
@@ -84,11 +85,16 @@ def judge(
     missing = sorted(set(range(world_size)) - {int(r["rank"]) for r in records})
     if problem:
         return "Failed", _verdict("launch", message=problem, summary=problem)
-    return "Failed", _unexplained(missing, ends, records, world_size)
+    silent = sorted(set(range(nodes)) - {int(e["node"]) for e in ends})
+    return "Failed", _unexplained(missing, silent, ends, records)
 
 
-def _unexplained(missing: list[int], ends: Sequence[Record], records: Sequence[Record], world: int) -> dict[str, Any]:
-    """A verdict where no rank failed by itself: its parent, its agent or its shim was killed."""
+def _unexplained(
+    missing: list[int], silent: list[int], ends: Sequence[Record], records: Sequence[Record]
+) -> dict[str, Any]:
+    """A verdict where no rank failed by itself: its parent, its agent (of a `silent` node) or its shim was killed."""
+    if silent:
+        return _verdict("lost", node=silent[0], summary=f"The agent of node {silent[0]} was killed.")
     for end in ends:
         for command in end.get("commands", ()):
             status = command.get("status")
@@ -100,13 +106,12 @@ def _unexplained(missing: list[int], ends: Sequence[Record], records: Sequence[R
                     summary=f"{name} of node {end['node']} {words}; no rank failed by itself.",
                 )  # fmt: skip
     if missing:
-        ranks = _ranks(missing)
-        agents = "" if ends else " The agent of its node was killed."
-        verdict = _verdict("lost", summary=f"{ranks} ended without a record: killed from outside.{agents}")
+        verdict = _verdict("lost", summary=f"{_ranks(missing)} ended without a record: killed from outside.")
         verdict["rank"] = missing[0] if len(missing) == 1 else None
         return verdict
     first = min(records, key=_when, default=None)
-    words = "The agent was killed." if not ends else "The ranks were asked to end, and nobody said why."
+    reason = next((str(end["reason"]) for end in ends if end.get("reason")), "")
+    words = f"The ranks were ended: {reason or 'nobody said why'}."
     return _verdict("lost", log=first.get("log") if first else None, summary=words)
 
 

@@ -16,7 +16,15 @@ SLEEPER = (
     "open('../started-' + os.environ['RANK'], 'w').close()\n"
     "time.sleep(600)\n"
 )
-VICTIMS = {"agent": "fork", "rank": "fork", "script": "fork", "mpirun": "mpi", "torchrun": "torchrun"}
+# Who may be killed: the spread and the number of nodes of the job that it is found in.
+VICTIMS = {
+    "agent": ("fork", 1),
+    "agent of a second node": ("fork", 2),
+    "rank": ("fork", 1),
+    "script": ("fork", 1),
+    "mpirun": ("mpi", 1),
+    "torchrun": ("torchrun", 1),
+}
 
 
 def _arguments(pid: int) -> list[str]:
@@ -46,8 +54,9 @@ def find(victim: str, run_dir: Path, run_id: str) -> int:
     """The pid of one of VICTIMS: "rank" is the waiting parent, "script" the process that runs the user's code."""
     pids = processes_of(run_dir, run_id)
     shims = [pid for pid in pids if _arguments(pid)[1:3] == ["-m", "trainkit.boot.rank"]]
-    if victim == "agent":
-        return next(pid for pid in pids if "trainkit.boot.agent" in _arguments(pid))
+    if victim.startswith("agent"):
+        node = "1" if "second" in victim else "0"
+        return next(pid for pid in pids if "trainkit.boot.agent" in (a := _arguments(pid)) and a[-2] == node)
     if victim == "rank":
         return next(pid for pid in shims if _parent(pid) not in shims)
     if victim == "script":

@@ -22,13 +22,15 @@ _START_SECONDS = 60.0
 _END_SECONDS = 60.0
 
 
-def submit(workspace: Workspace, folder: Path, script: str, spread: str = "fork", ranks: int = 1, **values: Any) -> Any:
-    """Submit a script of this text; `values` go to ScriptRunConfig."""
+def submit(
+    workspace: Workspace, folder: Path, script: str, spread: str = "fork", ranks: int = 1, nodes: int = 1, **values: Any
+) -> Any:
+    """Submit a script of this text on `nodes` nodes of `ranks` ranks; `values` go to ScriptRunConfig."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.py").write_text(script)
     config = ScriptRunConfig(
         source_directory=str(folder), script="train.py",
-        distributed_job_config=SpreadConfiguration(spread, ranks), **values,
+        distributed_job_config=SpreadConfiguration(spread, ranks, nodes), **values,
     )  # fmt: skip
     return Experiment(workspace, "faults").submit(config)
 
@@ -66,9 +68,9 @@ class Killed:
     wrong: str = ""
 
 
-def start_sleeper(workspace: Workspace, folder: Path, spread: str, ranks: int = 2) -> Any:
-    """A run of `ranks` sleeping ranks, each with a child process, once all of them are asleep."""
-    run = submit(workspace, folder, SLEEPER, spread, ranks)
+def start_sleeper(workspace: Workspace, folder: Path, spread: str, nodes: int = 1, ranks: int = 2) -> Any:
+    """A run of `ranks` sleeping ranks in all, each with a child process, once all of them are asleep."""
+    run = submit(workspace, folder, SLEEPER, spread, ranks // nodes, nodes)
     wait_until(
         lambda: all((run.directory / f"started-{rank}").exists() for rank in range(ranks)),
         _START_SECONDS, f"the start of {ranks} ranks by {spread}",
@@ -78,7 +80,7 @@ def start_sleeper(workspace: Workspace, folder: Path, spread: str, ranks: int = 
 
 def kill_and_watch(workspace: Workspace, folder: Path, victim: str) -> Killed:
     """Kill one of VICTIMS of a running job; the job has to end as Failed, and to leave nothing."""
-    run = start_sleeper(workspace, folder, VICTIMS[victim])
+    run = start_sleeper(workspace, folder, *VICTIMS[victim])
     path = run.directory
     begun = time.monotonic()
     kill(find(victim, path, run.id))
