@@ -6,6 +6,7 @@ import json
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from trainkit import (
     Workspace,
 )
 from trainkit.boot.gpus import Gpu
+from trainkit.boot.identity import node_environment
 from trainkit.boot.rundir import RunDir, read_json
 from trainkit.errors import (
     ExperimentExecutionException,
@@ -112,6 +114,10 @@ def test_gpus(workspace: Workspace, source: Path) -> None:
     two = PyTorchConfiguration(process_count=2)
     decided = decide(workspace, "birds", ScriptRunConfig(source, "train.py", distributed_job_config=two), gpus=gpus)
     assert (decided.job.gpus_per_node, decided.job.devices, decided.job.backend) == (2, "2 x NVIDIA A100", "nccl")
+    node = {"CUDA_VISIBLE_DEVICES": "5,3"}
+    few = [Gpu("5"), Gpu("3"), Gpu("1")]  # as a user's CUDA_VISIBLE_DEVICES=5,3,1 leaves them
+    job = decide(workspace, "birds", ScriptRunConfig(source, "train.py", distributed_job_config=two), gpus=few).job
+    assert node_environment(job, 0) == node
     hidden = decide(workspace, "birds", ScriptRunConfig(source, "train.py", use_gpu=False), gpus=gpus)
     assert (hidden.job.gpus_per_node, hidden.job.devices) == (0, "cpu")
     command = ScriptRunConfig(source, command="torchrun train.py", distributed_job_config=two)
@@ -241,3 +247,27 @@ def test_submitting_imports_nothing_heavy(workspace: Workspace, source: Path) ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_canceled_while_its_environment_is_built(workspace: Workspace, source: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    package = tmp_path / "tk_slow"
+    package.mkdir()
+    (package / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (package / "backend.py").write_text(
+        f"import os, time\nopen({str(begun)!r}, 'w').close()\nparent, end = os.getppid(), time.monotonic() + 60\n"
+        "while os.getppid() == parent and time.monotonic() < end:\n    time.sleep(0.05)\n"
+    )
+    lines = ["--no-index", "--no-binary tk-slow", f"tk-slow @ file://{package}"]
+    config = ScriptRunConfig(source, "train.py", environment=Environment("slow", pip_packages=lines, inherit=False))
+    run = Experiment(workspace, "birds").submit(config)
+    deadline = time.monotonic() + 60
+    while not begun.exists():
+        assert time.monotonic() < deadline, (workspace.root / "runs" / "birds" / run.id / "prepare.log").read_text()
+        time.sleep(0.02)
+    run.cancel()
+    run.wait_for_completion()
+    assert run.get_status() == "Canceled"
+    assert [p.name for p in (workspace.root / "envs").iterdir() if not p.name.startswith(".")] == []

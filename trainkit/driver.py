@@ -97,7 +97,11 @@ class Driver:
         self._check_cancel()
         self._say("Preparing")
         spec = EnvironmentSpec.from_json(self.plan["environment"])
-        prepared = prepare(spec, self.root / "envs", self.run.prepare_log)
+        try:
+            prepared = prepare(spec, self.root / "envs", self.run.prepare_log, self.run.cancel.exists)
+        except EnvironmentBuildError:
+            self._check_cancel()
+            raise
         self._say("Preparing", prepared.words)
         if not prepared.needs_boot:
             return prepared.interpreter, ""

@@ -20,6 +20,7 @@ class Devices:
     gpus_per_node: int
     words: str
     backend: str
+    ids: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them, of all nodes that this machine hosts
 
 
 def words(gpus: Sequence[Gpu]) -> str:
@@ -53,4 +54,5 @@ def choose(use_gpu: object, world: World, gpus: Sequence[Gpu] | None, target: st
             f"{world.size} ranks ({world.nodes} x {world.ranks_per_node}) with one GPU each were asked of {target}, "
             f"which has {words(gpus)}. Ask for at most {len(gpus)} rank(s), or use_gpu=False to run on the CPU."
         )
-    return Devices(world.ranks_per_node, words(gpus[: world.size]), world.backend or "nccl")
+    chosen = gpus[: world.size]
+    return Devices(world.ranks_per_node, words(chosen), world.backend or "nccl", tuple(g.id for g in chosen))

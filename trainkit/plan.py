@@ -159,6 +159,7 @@ def _job(
     else:
         script = checks.script_in(source, config.script)
         checks.refuse_shadowing(source, script)
+    gpu_ids = {"TRAINKIT_GPUS": ",".join(devices.ids)} if devices.ids else {}
     if spread not in found(SPREADS):
         names = ", ".join(sorted(found(SPREADS)))
         raise UnsupportedJob(f"There is no spread named {spread!r}; installed are {names}.")
@@ -177,6 +178,6 @@ def _job(
         backend=devices.backend if world.size > 1 or isinstance(config.distributed(), PyTorchConfiguration) else "",
         gpus_per_node=devices.gpus_per_node,
         devices=devices.words,
-        environment=dict(environment.environment_variables),
+        environment={**environment.environment_variables, **gpu_ids},
         max_seconds=checks.seconds_of(config.run_config.max_run_duration_seconds),
     )

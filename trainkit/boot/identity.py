@@ -38,8 +38,10 @@ def node_environment(job: Job, node_rank: int) -> Dict[str, str]:
     """What one node's processes see: where several logical nodes share a machine, each has its share of the GPUs."""
     if not job.gpus_per_node:
         return {"CUDA_VISIBLE_DEVICES": ""}
-    first = node_rank * job.gpus_per_node
-    return {"CUDA_VISIBLE_DEVICES": ",".join(str(n) for n in range(first, first + job.gpus_per_node))}
+    first, last = node_rank * job.gpus_per_node, (node_rank + 1) * job.gpus_per_node
+    ids = job.environment.get("TRAINKIT_GPUS", "")  # those counted at submit; without them, the machine's first ones
+    chosen = ids.split(",")[first:last] if ids else [str(n) for n in range(first, last)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}
 
 
 def rank_environment(job: Job, rank: Rank, env: Mapping[str, str]) -> Dict[str, str]:
