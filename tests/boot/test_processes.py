@@ -56,7 +56,8 @@ def test_a_subreaper_ends_the_orphans_of_its_children() -> None:
         "import subprocess; from trainkit.boot import processes\n"
         "processes.become_subreaper()\n"
         "daemon = '(setsid sleep 60 >/dev/null 2>&1 & echo $!)'\n"
-        "pid = int(subprocess.check_output(['sh', '-c', daemon])); name = processes.identity(pid); assert processes.is_alive(name)\n"
+        "name = processes.identity(int(subprocess.check_output(['sh', '-c', daemon])))\n"
+        "assert processes.is_alive(name)\n"
         "processes.end_children(); print(processes.is_alive(name), processes.children())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
