@@ -2,9 +2,9 @@
 
     make bench NAME=jobs [ARGS="--repeats 10"]
 
-An empty job: how long `submit` takes, and from `submit` to Completed. A process group: from the start of whatever starts
-the ranks until two ranks that import torch have joined one gloo group; the bar is two plain processes with the variables
-set by hand, torchrun beside them. All take turns. Prints a table, writes benchmarks/results/jobs.json.
+An empty job: how long `submit` takes, and from `submit` to Completed. A process group: from the start of whatever
+starts the ranks until two ranks that import torch have joined one gloo group; the bar is two plain processes with the
+variables set by hand, torchrun beside them. All take turns. Prints a table, writes benchmarks/results/jobs.json.
 """
 
 from __future__ import annotations
