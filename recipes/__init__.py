@@ -1,0 +1,1 @@
+"""Recipes: whole training programs, each read once from top to bottom."""
