@@ -36,11 +36,10 @@ def read_events(path: Path) -> list[Event]:
         data = path.read_bytes()
     except FileNotFoundError:
         return []
-    lines = data.split(b"\n")
-    try:
-        found = json.loads(b"[" + b",".join(line for line in lines if line) + b"]")
+    try:  # as one document: twice as fast as line by line
+        found = json.loads(b"[" + data.strip(b"\n").replace(b"\n", b",") + b"]")
     except ValueError:
-        found = [event for event in map(_event, lines) if event is not None]
+        found = [_event(line) for line in data.split(b"\n")]
     return [event for event in found if type(event) is dict and "k" in event and "n" in event]
 
 
@@ -91,17 +90,22 @@ def fold(events: Iterable[Event], name: str | None = None) -> dict[str, Any]:
     lists: set[str] = set()
     for event in events:
         kind, key = event["k"], event["n"]
-        if kind not in _METRIC_KINDS or (name is not None and key != name):
+        if name is not None and key != name:
             continue
-        value = event.get("v")
-        if kind == "row" or kind == "table":
-            _append_rows(tables.setdefault(key, {}), value)
-            several.setdefault(key, [])
-        elif kind == "list":
-            several.setdefault(key, []).extend(value or [])
-            lists.add(key)
-        else:
-            several.setdefault(key, []).append(value)
+        if kind == "metric":  # nearly all are
+            if key in several:
+                several[key].append(event.get("v"))
+            else:
+                several[key] = [event.get("v")]
+        elif kind in _METRIC_KINDS:
+            values = several.setdefault(key, [])
+            if kind in ("row", "table"):
+                _append_rows(tables.setdefault(key, {}), event.get("v"))
+            elif kind == "list":
+                values.extend(event.get("v") or [])
+                lists.add(key)
+            else:
+                values.append(event.get("v"))
     result: dict[str, Any] = {}
     for key, values in several.items():
         if key in tables:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -433,3 +434,13 @@ run.flush()
     assert done.returncode == 0, done.stderr
     assert events.metrics(run_dir.path) == {"x": 0.5}
     assert (run_dir.uploads / "f.txt").read_text() == "text"
+
+
+def test_what_was_logged_is_forced_onto_the_disk_without_a_word(run_dir: RunDir) -> None:
+    context = of_rank(run_dir)
+    for n in range(2):  # the background thread goes on after its first round
+        context.log("x", n)
+        deadline = time.monotonic() + 30
+        while context._events._waiting:
+            assert time.monotonic() < deadline, "nothing forces the lines onto the disk"
+            time.sleep(0.02)
