@@ -21,8 +21,8 @@ COMMAND = "python tests/docs/python_reference.py"
 _WIDTH = 110
 _HEAD = f"""# The Python API
 
-Every public name, with what it takes and gives. `{COMMAND}` writes this page from the code itself,
-and a test keeps the two the same.
+Every public name, with what it takes and gives. `{COMMAND}` writes this page from the code
+itself, and a test keeps the two the same.
 
 All of these are imported from `trainkit`, and loaded when they are first used: `import trainkit` itself costs nothing.
 Where a class is shown with its parameters, `...` is a value made anew for each object. Errors are
