@@ -7,7 +7,7 @@ the train script, which is the birds recipe under the guide's name.
 from __future__ import annotations
 
 import re
-import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import trainkit_recipes.birds
 from trainkit import ActivityFailedException, Experiment, Model, MpiConfiguration, TrainingException, Workspace
 from trainkit.boot.rundir import RunDir, read_lines
+from trainkit_recipes.birds.sample import picture
 
 IMPORTS = (
     "import os, shutil\n"
@@ -59,8 +60,13 @@ def edited(block: str) -> str:
 def folder(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's folder: a configured workspace and the train script, as the guide asks for."""
     here = Path.cwd()
-    recipe = Path(trainkit_recipes.birds.__file__).parent
-    shutil.copy(recipe / "train.py", here / "pytorch_train.py")
+    for split, kind, number in product(("train", "val"), ("chicken", "turkey"), range(8)):
+        (here / "birds" / split / kind).mkdir(parents=True, exist_ok=True)
+        picture(split, kind, number).save(here / "birds" / split / kind / f"{number}.jpg")
+    recipe = (Path(trainkit_recipes.birds.__file__).parent / "train.py").read_text(encoding="utf-8")
+    assert 'default="sample"' in recipe
+    fewer = recipe.replace('default="sample"', f"default={str(here / 'birds')!r}")  # 30 epochs are to take seconds
+    (here / "pytorch_train.py").write_text(fewer, encoding="utf-8")
     return here
 
 
@@ -71,8 +77,7 @@ def test_the_guide_runs_whole_and_in_order(documents: Path, folder: Path, capsys
     names: dict[str, Any] = {}
     exec(IMPORTS, names)
     for block in code[1:horovod]:
-        text = edited(block).replace("'--num_epochs': 30", "'--num_epochs': 30, '--model': 'tiny', '--weights': 'none'")
-        exec(compile(text, "guide", "exec"), names)
+        exec(compile(edited(block), "guide", "exec"), names)
     shown = capsys.readouterr().out
     run, model = names["run"], names["model"]
     assert "Creating a new compute target..." in shown
