@@ -19,6 +19,7 @@ from torch import nn
 from trainkit import Run
 from trainkit_recipes.birds.data import Loader, cache_folder, find_data, read_tree
 from trainkit_recipes.birds.models import WEIGHTS, build, groups, preprocessing
+from trainkit_recipes.birds.progress import Progress
 from trainkit_recipes.birds.world import Here, join, leave
 
 # Multiples of --learning_rate where weights were loaded: the last layer is new, the others know something already.
@@ -68,11 +69,9 @@ class Trainer:
         }
         self.plain = build(args.model, len(tree.classes), args.weights, cache)
         self.pretrained = args.weights != "none"
-        learning = (
-            groups(args.model, self.plain, args.learning_rate, BODY_RATE, HEAD_RATE)
-            if self.pretrained
-            else [{"params": list(self.plain.parameters())}]
-        )
+        learning = [{"params": list(self.plain.parameters())}]
+        if self.pretrained:
+            learning = groups(args.model, self.plain, args.learning_rate, BODY_RATE, HEAD_RATE)
         self.model = here.model(self.plain)
         self.optimizer = torch.optim.SGD(
             learning, args.learning_rate, args.momentum, nesterov=args.momentum > 0, weight_decay=WEIGHT_DECAY
@@ -90,9 +89,9 @@ class Trainer:
         for module in model.modules():  # known statistics are better than those of a few pictures
             if self.pretrained and isinstance(module, nn.BatchNorm2d):
                 module.eval()
-        loss_sum, right, seen, started = 0.0, 0, 0, time.monotonic()
         loader = self.loaders[phase]
-        for step, (pictures, labels) in enumerate(loader.epoch(number)):
+        sums = Progress(self.run, phase, number, self.args.num_epochs, len(loader), self.here.size)
+        for pictures, labels in loader.epoch(number):
             labels = labels.to(self.here.device)
             with torch.set_grad_enabled(training):
                 scores = model(self.here.put(pictures))
@@ -106,26 +105,23 @@ class Trainer:
                 self.optimizer.step()
                 self.rates.step()
                 self.optimizer.zero_grad()
-            loss_sum += loss.item()
-            right += int((scores.argmax(1) == labels).sum())
-            seen += len(labels)
-            self.run.log_row(
-                "progress", phase=phase, epoch=number, epochs=self.args.num_epochs, step=step + 1, steps=len(loader),
-                loss=loss_sum / seen, accuracy=right / seen,
-                images_per_second=seen * self.here.size / (time.monotonic() - started),
-            )  # fmt: skip
-        total_loss, total_right, total = self.here.total(loss_sum, right, seen)
-        return total_loss / total, total_right / total
+            sums.add(loss.item(), int((scores.argmax(1) == labels).sum()), len(labels))
+        loss_sum, right, seen = self.here.total(sums.loss, sums.right, sums.seen)
+        return loss_sum / seen, right / seen
 
     def save(self, folder: Path) -> None:
         """Write model.pt: what rebuilds the network, and how its input is made; loadable with weights_only."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.cpu().contiguous() for name, value in self.plain.state_dict().items()}
         torch.save(
-            {"model": self.args.model, "classes": list(self.classes), "preprocessing": self.shape.to_json(),
-             "state_dict": state},
+            {
+                "model": self.args.model,
+                "classes": list(self.classes),
+                "preprocessing": self.shape.to_json(),
+                "state_dict": state,
+            },
             folder / "model.pt",
-        )  # fmt: skip
+        )
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,6 +26,7 @@ class Here:
     size: int
     device: torch.device
     workers: int  # processes that read pictures for this rank
+    meeting: Path | None = None  # the file in which the ranks found each other, if it was one
 
     def total(self, *values: float) -> list[float]:
         """Each value's sum over all ranks; every rank calls it."""
@@ -65,14 +65,18 @@ def join(env: Mapping[str, str]) -> Here:
     cores = max(1, len(os.sched_getaffinity(0)) // (1 if _bound() else rank.local_size))
     if cuda:
         torch.cuda.set_device(device)
-    else:
-        torch.set_num_threads(cores)
+    elif not env.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(cores)  # else every rank would take the whole machine
     torch.set_flush_denormal(True)  # numbers near zero cost ten times the time on some processors
+    meeting = None
     if rank.world_size > 1:
         # NCCL wants a GPU for each rank of the machine: it is asked only where there is one.
-        alone = cuda and (torch.cuda.device_count() >= rank.local_size or torch.cuda.device_count() == 1)
-        dist.init_process_group("nccl" if alone else "gloo", **_meeting(rank, world.key, env))
-    return Here(rank.rank, rank.world_size, device, min(8, cores) if cuda else 0)
+        alone = cuda and torch.cuda.device_count() in (1, *range(rank.local_size, 1 + torch.cuda.device_count()))
+        address, meeting = _meeting(rank, world.key, env)
+        dist.init_process_group(
+            "nccl" if alone else "gloo", init_method=address, rank=rank.rank, world_size=rank.world_size
+        )
+    return Here(rank.rank, rank.world_size, device, min(8, cores) if cuda else 0, meeting)
 
 
 def leave(here: Here) -> None:
@@ -80,6 +84,8 @@ def leave(here: Here) -> None:
     if here.size > 1:
         dist.barrier()
         dist.destroy_process_group()
+    if here.meeting and here.rank == 0:
+        here.meeting.unlink(missing_ok=True)
 
 
 def _bound() -> bool:
@@ -87,14 +93,14 @@ def _bound() -> bool:
     return len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
 
 
-def _meeting(rank: Rank, key: str, env: Mapping[str, str]) -> dict[str, Any]:
-    """Where the ranks meet, as arguments for init_process_group."""
-    place = {"rank": rank.rank, "world_size": rank.world_size}
+def _meeting(rank: Rank, key: str, env: Mapping[str, str]) -> tuple[str, Path | None]:
+    """Where the ranks meet: an address for init_process_group, and the file that it names if it names one."""
     if rank.dialect in ("trainkit", "torchrun") or {"MASTER_ADDR", "MASTER_PORT"} <= env.keys():
-        return {"init_method": "env://", **place}
+        return "env://", None
     if key and rank.local_size == rank.world_size:  # one machine: mpirun names no address, a file will do
-        return {"init_method": f"file://{_private_folder()}/world-{key}", **place}
-    return {"init_method": _address_by_mpi(rank), **place}
+        file = _private_folder() / f"world-{key}"
+        return f"file://{file}", file
+    return _address_by_mpi(rank), None
 
 
 def _private_folder() -> Path:

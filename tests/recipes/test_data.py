@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from trainkit import UserErrorException
 from trainkit.export.preprocessing import Preprocessing
 from trainkit_recipes.birds.data import Loader, Pictures, Shares, cache_folder, find_data, read_tree
 from trainkit_recipes.birds.world import Here
 
+Fill = Callable[..., Path]
 SHAPE = Preprocessing(32, 32)
 
 
@@ -21,17 +21,7 @@ def here(rank: int = 0, size: int = 1) -> Here:
     return Here(rank, size, torch.device("cpu"), 0)
 
 
-def fill(root: Path, names: str = "train/a/1 train/a/2 train/b/1 val/a/1 val/b/1", side: int = 40) -> Path:
-    """A tree of small pictures, each of its own colour."""
-    for number, name in enumerate(names.split()):
-        file = root / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 255, (side, side + 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(file)
-    return root
-
-
-def test_a_tree_is_read_in_order(tmp_path: Path) -> None:
+def test_a_tree_is_read_in_order(fill: Fill, tmp_path: Path) -> None:
     tree = read_tree(fill(tmp_path))
     assert tree.classes == ("a", "b")
     assert [(file.name, label) for file, label in tree.train] == [("1.png", 0), ("2.png", 0), ("1.png", 1)]
@@ -39,7 +29,7 @@ def test_a_tree_is_read_in_order(tmp_path: Path) -> None:
     assert tree.pixels() == 40
 
 
-def test_hidden_folders_and_other_files_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_folders_and_other_files_are_passed_over(fill: Fill, tmp_path: Path) -> None:
     fill(tmp_path, "train/a/1 train/b/1 train/.cache/1 val/a/1 val/b/1")
     (tmp_path / "train/a/notes.txt").write_text("x")
     assert read_tree(tmp_path).classes == ("a", "b")
@@ -53,13 +43,13 @@ def test_hidden_folders_and_other_files_are_passed_over(tmp_path: Path) -> None:
         ("train/a/1 train/b/1 val/a/1 val/c/1", "only one of them has: b, c"),
     ],
 )
-def test_odd_trees_are_refused(tmp_path: Path, names: str, words: str) -> None:
+def test_odd_trees_are_refused(fill: Fill, tmp_path: Path, names: str, words: str) -> None:
     fill(tmp_path, names)
     with pytest.raises(UserErrorException, match=words):
         read_tree(tmp_path)
 
 
-def test_a_class_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_class_without_pictures_is_refused(fill: Fill, tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "val/b/1.png").rename(tmp_path / "val/b/1.txt")
     with pytest.raises(UserErrorException, match="val/b has no pictures"):
@@ -77,7 +67,7 @@ def test_missing_data_says_what_can_be_asked_for(tmp_path: Path) -> None:
     assert find_data(str(tmp_path), tmp_path / "cache") == tmp_path
 
 
-def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+def test_a_damaged_picture_is_named(fill: Fill, tmp_path: Path) -> None:
     tree = read_tree(fill(tmp_path))
     tree.train[1][0].write_bytes(b"no picture")
     with pytest.raises(UserErrorException, match=r"train/a/2\.png is not a picture"):
@@ -119,7 +109,7 @@ def test_more_ranks_than_pictures_in_a_batch_is_refused() -> None:
         Shares(2, 8, here(0, 4), 0)
 
 
-def test_changes_follow_from_seed_epoch_and_number(tmp_path: Path) -> None:
+def test_changes_follow_from_seed_epoch_and_number(fill: Fill, tmp_path: Path) -> None:
     pairs = read_tree(fill(tmp_path)).train
 
     def tensor(seed: int | None, epoch: int) -> torch.Tensor:
@@ -135,7 +125,7 @@ def test_changes_follow_from_seed_epoch_and_number(tmp_path: Path) -> None:
     assert torch.equal(tensor(None, 0), torch.from_numpy(SHAPE.read(pairs[0][0]))), "and is what a prediction sees"
 
 
-def test_a_loader_gives_batches(tmp_path: Path) -> None:
+def test_a_loader_gives_batches(fill: Fill, tmp_path: Path) -> None:
     loader = Loader(read_tree(fill(tmp_path)).train, SHAPE, 2, here(), 0)
     pictures, labels = next(loader.epoch(0))
     assert pictures.shape == (2, 3, 32, 32) and pictures.dtype == torch.float32
