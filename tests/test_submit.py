@@ -271,3 +271,14 @@ def test_canceled_while_its_environment_is_built(workspace: Workspace, source: P
     run.wait_for_completion()
     assert run.get_status() == "Canceled"
     assert [p.name for p in (workspace.root / "envs").iterdir() if not p.name.startswith(".")] == []
+
+
+def test_a_launcher_that_is_not_installed_is_refused_at_submit(workspace: Workspace, tmp_path: Path) -> None:
+    config = json.loads(workspace.config.path.read_text())
+    config["vm_sizes"] = {"STANDARD_NC6": {"launcher": "moon"}}
+    workspace.config.path.write_text(json.dumps(config))
+    moon = Workspace.from_config(str(workspace.config.path))
+    target = ComputeTarget.create(moon, "far", AmlCompute.provisioning_configuration("STANDARD_NC6", max_nodes=1))
+    (tmp_path / "train.py").write_text("")
+    with pytest.raises(UnsupportedJob, match="no launcher named 'moon'; installed are .*local"):
+        Experiment(moon, "e").submit(ScriptRunConfig(str(tmp_path), script="train.py", compute_target=target))

@@ -116,7 +116,7 @@ class Driver:
             why = slots.acquire(self.job.run_id)
             self._check_cancel()
             if not why:
-                self._say("Queued", f"{self.target['name']} has room")
+                self._say("Queued", f"{self.target['name']} has room" if self.stage[0] == "Queued" else "")
                 return
             self._say("Queued", why)
             for ticket in slots.tickets():
@@ -172,7 +172,8 @@ class Driver:
     def _watch(self, attempt: AttemptDir) -> str:
         """Wait for the job's end; the launcher's words where it was lost, else nothing."""
         launcher, handle = self._launcher(), (read_json(attempt.handle) or {})["handle"]
-        self._say("Running")
+        if self.stage[0] != "Running":
+            self._say("Running")
         asked, begun, pause = 0.0, time.monotonic(), 0.01
         while True:
             status = launcher.poll(handle)
@@ -235,11 +236,16 @@ def spawn(run_dir: str | Path) -> None:
     run = RunDir(run_dir)
     from trainkit.boot.ranks import without_ranks
 
+    _spawned[:] = [driver for driver in _spawned if driver.poll() is None]
     with open(run.driver_log, "ab") as log:
-        subprocess.Popen(
+        driver = subprocess.Popen(
             [sys.executable, "-m", "trainkit.driver", str(run.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True, cwd=str(run.path), env=without_ranks(os.environ),
         )  # fmt: skip
+    _spawned.append(driver)
+
+
+_spawned: list[subprocess.Popen[bytes]] = []  # this process's drivers, kept to be reaped as they end
 
 
 def ensure(run_dir: str | Path) -> None:

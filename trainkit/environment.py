@@ -276,5 +276,10 @@ def variables_checked(values: object) -> dict[str, str]:
             raise UserErrorException(
                 f"The environment variable {name} tells a rank its place in the job: trainkit sets it. Leave it out."
             )
+        if name == "CUDA_VISIBLE_DEVICES":
+            raise UserErrorException(
+                "CUDA_VISIBLE_DEVICES is set for each node of a job. Say use_gpu=False to hide the GPUs; to leave some "
+                "to others, set it where you submit: a job uses those that it leaves visible."
+            )
         result[name] = str(value)
     return result

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trainkit import checks
 from trainkit.boot.gpus import Gpu, visible
 from trainkit.boot.newrun import check_experiment_name
-from trainkit.boot.plugins import SPREADS, found
+from trainkit.boot.plugins import LAUNCHERS, SPREADS, found
 from trainkit.distributed import MpiConfiguration, PyTorchConfiguration, World, world_of
 from trainkit.environment import CONTAINERS, EnvironmentSpec, variables_checked
 from trainkit.errors import UnsupportedJob, UserErrorException
@@ -96,6 +96,7 @@ def decide(
     source = source_dir(asked.source_directory)
     world = world_of(asked.distributed(), asked.run_config.node_count)
     target = resolve(workspace, asked.run_config.target, asked.vm_size)
+    _refuse_missing(LAUNCHERS, "launcher", target.launcher)
     checks.refuse_too_many(world, target.max_nodes, target.name, target.launcher == HERE)
     found_gpus = (visible() if gpus is None else gpus) if target.launcher == HERE else None
     devices = choose(asked.use_gpu, world, found_gpus, _words(target))
@@ -123,6 +124,13 @@ def _refuse_later(config: ScriptRunConfig) -> None:
         later.setdefault("resume_from", "resuming comes in a later version: give the script its checkpoint's path")
     for name, remedy in later.items():
         raise UnsupportedJob(f"{name}= is not possible in this version: {remedy}.")
+
+
+def _refuse_missing(group: str, kind: str, name: str) -> None:
+    """Raises UnsupportedJob where no installed distribution has a launcher or spread of this name."""
+    installed = found(group)
+    if name not in installed:
+        raise UnsupportedJob(f"There is no {kind} named {name!r}; installed are {', '.join(sorted(installed))}.")
 
 
 def _words(target: Target) -> str:
@@ -160,9 +168,7 @@ def _job(
         script = checks.script_in(source, config.script)
         checks.refuse_shadowing(source, script)
     gpu_ids = {"TRAINKIT_GPUS": ",".join(devices.ids)} if devices.ids else {}
-    if spread not in found(SPREADS):
-        names = ", ".join(sorted(found(SPREADS)))
-        raise UnsupportedJob(f"There is no spread named {spread!r}; installed are {names}.")
+    _refuse_missing(SPREADS, "spread", spread)
     return Job(
         run_id="",
         experiment=experiment,

@@ -18,6 +18,7 @@ def job_environment(job: Job, node: Node) -> Dict[str, str]:
         "TRAINKIT_RUN_ID": job.run_id,
         "TRAINKIT_EXPERIMENT": job.experiment,
         "TRAINKIT_ATTEMPT": str(job.attempt),
+        "TRAINKIT_BACKEND": job.backend,
         "TRAINKIT_NODES": ",".join(node.names),
         "MASTER_ADDR": node.head,
         "MASTER_PORT": str(node.port),
