@@ -93,28 +93,30 @@ def test_never_more_than_the_limit_and_in_order(
     for run in runs:
         run.wait_for_completion()
     intervals = [interval(directory(workspace, run)) for run in runs]
-    assert [began for began, _ in intervals] == sorted(began for began, _ in intervals)
-    for began, _ in intervals:
+    for place, (began, _) in enumerate(intervals):
         assert sum(a <= began < b for a, b in intervals) <= 2
+        assert sum(ended <= began for _, ended in intervals[:place]) >= place - 1  # all before it but one have ended
     assert ComputeTarget(workspace, "pair").list_nodes() == []
 
 
 def test_a_place_survives_the_kill_of_its_driver(
     workspace: Workspace, tmp_path: Path, submit: Callable[[str], Any]
 ) -> None:
-    first = [submit("go") for _ in range(2)]
+    first = [submit("one"), submit("two")]
     until(lambda: all(run.get_status() == "Running" for run in first), "the first two run")
-    (tmp_path / "now").touch()
-    third, fourth = submit("now"), submit("now")
+    third, fourth = submit("three"), submit("four")
     for run in (directory(workspace, third), directory(workspace, fourth)):
         pid = until(lambda run=run: driver_of(run), "a driver")  # type: ignore[misc]
         until(lambda run=run: any(s["status"] == "Queued" for s in read_lines(run.stages)), "waiting")  # type: ignore[misc]
         os.kill(pid, signal.SIGKILL)
     tickets = json.loads((workspace.root / "targets" / "pair" / "tickets.json").read_text())["tickets"]
     assert [ticket["run_id"] for ticket in tickets] == [run.id for run in (*first, third, fourth)]
-    assert fourth.get_status() == "Queued"  # whoever looks takes it over
-    (tmp_path / "go").touch()
+    assert fourth.get_status() == "Queued"  # whoever looks takes it over, and what is before it
+    (tmp_path / "one").touch()
+    until(lambda: third.get_status() == "Running", "the third run's turn")
+    assert fourth.get_status() == "Queued"
+    for name in ("two", "three", "four"):
+        (tmp_path / name).touch()
     for run in (fourth, third, *first):
         run.wait_for_completion()
         assert run.get_status() == "Completed"
-    assert interval(directory(workspace, third))[0] <= interval(directory(workspace, fourth))[0]
