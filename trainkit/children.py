@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trainkit.boot import newrun
 from trainkit.boot.newrun import find_run, is_run_id
 from trainkit.boot.rundir import RunDir, publish
 from trainkit.errors import UserErrorException
@@ -63,14 +64,15 @@ def below(
     status: str | None = None,
 ) -> Iterator[Run]:
     """The children that fit, newest first; with `recursive` each followed by its own."""
-    from trainkit.experiment import fits
+    from trainkit.experiment import lists
     from trainkit.run import Run
 
     root = parent._record["workspace"]["root"]
     paths = [find_run(root, entry.name) for entry in parent._dir.children.glob("*") if entry.name[0] != "."]
-    found = [Run._at(path) for path in paths if path is not None]
-    for child in sorted(found, key=lambda run: (run._record["created"], run.number), reverse=True):
-        if fits(child, type, tags, properties) and status in (None, child.status):
+    found = [(newrun.listed(path), path) for path in paths if path is not None]
+    for fact, path in sorted(found, key=lambda one: (one[0]["created"], one[0]["number"]), reverse=True):
+        child = Run._at(path)
+        if lists(child, fact, type, tags, properties) and status in (None, child.status):
             yield child
         if recursive:
             yield from below(child, True, tags, properties, type, status)

@@ -106,7 +106,7 @@ class Console:
         assert status in TERMINAL
         self._title("Execution Summary")
         self._write(f"RunId: {self.run_dir.path.name}\nWeb View: {url(self.run_dir)}\nStatus: {status}\n")
-        verdict = (read_json(self.run_dir.state) or {}).get("verdict")
+        verdict = (read_json(self.run_dir.state, "status") or {}).get("verdict")
         if verdict:
             log = f"\nLog: {verdict['log']}" if verdict.get("log") else ""
             self._write(f"Error: {verdict.get('summary') or outcome.describe(verdict)}{log}\n")

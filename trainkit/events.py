@@ -38,15 +38,15 @@ def read_events(path: Path) -> list[Event]:
         return []
     try:  # as one document: twice as fast as line by line
         found = json.loads(b"[" + data.strip(b"\n").replace(b"\n", b",") + b"]")
-    except ValueError:
+    except (ValueError, RecursionError):
         found = [_event(line) for line in data.split(b"\n")]
-    return [event for event in found if type(event) is dict and "k" in event and "n" in event]
+    return [e for e in found if type(e) is dict and type(e.get("k")) is str and type(e.get("n")) is str]
 
 
 def _event(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -67,7 +67,8 @@ def _of_rank(run_dir: str | Path, rank: int) -> list[Event]:
 
 
 def _time(event: Mapping[str, Any]) -> float:
-    return float(event.get("t", 0.0))
+    moment = event.get("t")
+    return float(moment) if isinstance(moment, (int, float)) else 0.0
 
 
 def metrics(run_dir: str | Path, rank: int | str = 0, name: str | None = None) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def fold(events: Iterable[Event], name: str | None = None) -> dict[str, Any]:
             if kind in ("row", "table"):
                 _append_rows(tables.setdefault(key, {}), event.get("v"))
             elif kind == "list":
-                values.extend(event.get("v") or [])
+                values.extend(event["v"] if isinstance(event.get("v"), list) else [])
                 lists.add(key)
             else:
                 values.append(event.get("v"))

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.boot import newrun
 from trainkit.boot.ranks import Rank
-from trainkit.boot.rundir import RunDir, make_private, read_json, replace
+from trainkit.boot.rundir import make_private, read_json, replace
 from trainkit.boot.worlds import World
-from trainkit.errors import ExperimentExecutionException, UserErrorException
+from trainkit.errors import ExperimentExecutionException, UserErrorException, WorkspaceException
 from trainkit.run import Run
-from trainkit.summaries import summaries
+from trainkit.summaries import newest, summaries
 
 __all__ = ["Experiment", "fits", "matches", "record_source", "start_interactive", "summaries"]
 
@@ -96,12 +96,10 @@ class Experiment:
         include_children: bool = False,
     ) -> Generator[Run, None, None]:
         """The runs of this type, with these tags and properties ("key", or {"key": "value"}), newest first."""
-        found = [
-            Run._at(path) for path in newrun.run_dirs(self.workspace.root, self.name) if RunDir(path).run.is_file()
-        ]
-        for run in sorted(found, key=lambda run: (run._record["created"], run.number), reverse=True):
-            if (include_children or not run._record.get("parent")) and fits(run, type, tags, properties):
-                run._experiment = self
+        for path, record in newest(self.workspace.root, self.name):
+            run = Run._at(path)
+            run._experiment = self
+            if (include_children or not record.get("parent")) and lists(run, record, type, tags, properties):
                 yield run
 
     @staticmethod
@@ -186,6 +184,14 @@ def fits(run: Run, type: str | None = None, tags: Any = None, properties: Any = 
         and (tags is None or matches(run.get_tags(), tags))
         and (properties is None or matches(run.get_properties(), properties))
     )
+
+
+def lists(run: Run, record: Mapping[str, Any], type: str | None, tags: Any, properties: Any) -> bool:
+    """Whether a list shows a run: where it fits, or is damaged and nothing was asked, so that nobody misses it."""
+    try:
+        return fits(run, type, tags, properties) if "damaged" not in record else (type, tags, properties) == (None,) * 3
+    except WorkspaceException:
+        return False
 
 
 def record_source(workspace: Workspace, source: str | os.PathLike[str], code: Path) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainkit.boot.newrun import SUBMITTED, read_record
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json, read_lines
+from trainkit.errors import WorkspaceException
 
 Record = Mapping[str, Any]
 _LOST_PEER = re.compile(
@@ -192,7 +194,7 @@ def describe(verdict: Record) -> str:
     elif verdict.get("tail"):
         parts.append("Last lines of its log:\n" + "\n".join("  " + line for line in verdict["tail"]))
     if verdict.get("victims"):
-        parts.append(f"Victims, which only lost their peer: {_ranks(verdict['victims'])}.")
+        parts.append(f"Victims, which failed or were ended because of it: {_ranks(verdict['victims'])}.")
     if verdict.get("log"):
         parts.append(f"Log: {verdict['log']}")
     return "\n".join(parts)
@@ -211,18 +213,37 @@ def ends_of(attempt: AttemptDir) -> list[dict[str, Any]]:
 
 
 def status_of(run_dir: str | Path) -> tuple[str, str]:
-    """A run's status and a sentence of detail, from its files alone."""
+    """A run's status and a sentence of detail, from its files alone.
+
+    Raises WorkspaceException where they are damaged, or gone, so that nobody waits for an end that cannot come.
+    """
     run = RunDir(run_dir)
-    state = read_json(run.state)
+    state = read_json(run.state, "status")
     if not state and not run.job.exists():
         from trainkit.offline import settle  # no driver judges this run: whoever looks does
 
+        _check_whole(run)
         settle(run.path)
-        state = read_json(run.state)
+        state = read_json(run.state, "status")
     if state:
         verdict = state.get("verdict") or {}
         return str(state["status"]), str(verdict.get("summary") or "")
     if run.cancel.exists():
         return "CancelRequested", "waiting for the job's processes to end"
-    stage = ([{"status": "NotStarted", "details": ""}, *read_lines(run.stages)])[-1]
+    stage = ([{"status": "NotStarted", "details": ""}, *stages_of(run)])[-1]
     return str(stage["status"]), str(stage.get("details") or "")
+
+
+def stages_of(run: RunDir) -> list[dict[str, Any]]:
+    """The steps that were recorded of a run, oldest first: {"time", "status", "details"}."""
+    return [
+        stage
+        for stage in read_lines(run.stages)
+        if isinstance(stage.get("status"), str) and isinstance(stage.get("time"), (int, float))
+    ]
+
+
+def _check_whole(run: RunDir) -> None:
+    """Raise WorkspaceException where a run without a plan should have one, or is no run any more."""
+    if read_record(run.path)["type"] == SUBMITTED:
+        raise WorkspaceException(f"{run.job} is missing, so run {run.path.name} can neither go on nor end: remove it.")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trainkit.boot.rundir import make_private, read_json, replace
-from trainkit.errors import SnapshotException
+from trainkit.errors import SnapshotException, WorkspaceException
 from trainkit.tree import KEY_BYTES, Entry, Tree, holds_private_key, secret_words
 
 PACKED_BYTES = 1 << 20  # files up to this size go into the pack
@@ -77,7 +77,7 @@ class Store:
             known = Snapshot(**found["snapshot"])
             whole = _has_size(self._pack(known.id), found["pack_bytes"]) and self._manifest(known.id).is_file()
             return known if whole and all(_has_size(self._object(d), n) for d, n in found["objects"]) else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (OSError, WorkspaceException, ValueError, KeyError, TypeError):
             return None
 
     def record(self, source: Path, tree: Tree) -> Snapshot:

@@ -130,7 +130,7 @@ class Run(RecordedRun):
                 f'Workspace.from_config().get_run("{self.id}").wait_for_completion(show_output=True) or '
                 f"`trainkit logs -f {self.id}`; end it with run.cancel() or `trainkit cancel {self.id}`."
             ) from None
-        state = read_json(self._dir.state) or {}
+        state = read_json(self._dir.state, "status") or {}
         if state.get("status") == "Failed" and raise_on_error:
             verdict = state.get("verdict") or {}
             raise ActivityFailedException(outcome.describe(verdict), verdict)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainkit import events, outcome, runfiles
-from trainkit.boot.rundir import TERMINAL, RunDir, read_json, read_lines
+from trainkit.boot.rundir import TERMINAL, RunDir, read_json
 
 _YOUNG_SECONDS = 2.0  # a driver that was started just now is not looked after yet
 
@@ -40,9 +40,9 @@ def recorded_properties(record: Mapping[str, Any]) -> dict[str, Any]:
 def details(run_dir: RunDir, record: Mapping[str, Any], standing: Mapping[str, str]) -> dict[str, Any]:
     """Everything about the run, for people and for JSON; `standing` is its status and details."""
     status = standing["status"]
-    state = read_json(run_dir.state) or {}
+    state = read_json(run_dir.state, "status") or {}
     verdict = state.get("verdict") or None
-    started = next((s["time"] for s in read_lines(run_dir.stages) if s.get("status") == "Running"), None)
+    started = next((s["time"] for s in outcome.stages_of(run_dir) if s.get("status") == "Running"), None)
     definition = {key: record.get(key) for key in ("script", "arguments", "command", "target", "nodes",
                   "ranks_per_node", "spread", "backend", "use_gpu", "devices", "environment")}  # fmt: skip
     found = {

@@ -49,7 +49,7 @@ class Slots:
     @property
     def max_nodes(self) -> int | None:
         """The limit that is in force."""
-        limit = read_json(self._limit_file)
+        limit = read_json(self._limit_file, "max_nodes")
         return int(limit["max_nodes"]) if limit else self._max_nodes
 
     def request(self, run_id: str, run_dir: Path | str, nodes: int) -> Ticket:
@@ -154,10 +154,10 @@ class Slots:
             if found is None:
                 return 1, []
             return int(found["next"]), [Ticket(**values) for values in found["tickets"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, WorkspaceException) as error:
             raise WorkspaceException(
-                f"{self._file} is damaged ({error}). Delete it once no run of {self.name} is alive; runs that wait "
-                f"ask again by themselves."
+                f"{self._file} is damaged ({error.__cause__ or error}). Delete it once no run of {self.name} is alive; "
+                f"runs that wait ask again by themselves."
             ) from error
 
     def _write(self, number: int, tickets: list[Ticket]) -> None:

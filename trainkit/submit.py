@@ -81,7 +81,7 @@ def _write(workspace: Workspace, decided: Plan, making: RunDir, final: Path, par
 
     snapshot = _take_snapshot(workspace, decided, making.code)
     record = newrun.record(
-        workspace.root, decided.experiment, final.name, "azureml.scriptrun", workspace.name, parent, **decided.record()
+        workspace.root, decided.experiment, final.name, newrun.SUBMITTED, workspace.name, parent, **decided.record()
     )
     record["workspace"].update(subscription_id=workspace.subscription_id, resource_group=workspace.resource_group)
     record["snapshot"] = dataclasses.asdict(snapshot)

@@ -8,7 +8,9 @@ from typing import Any
 
 from trainkit.boot import newrun
 from trainkit.boot.rundir import RunDir, read_json
+from trainkit.errors import WorkspaceException
 
+DAMAGED = "Damaged"  # in place of a status, where a run's files cannot be read
 _KEPT = ("id", "experiment", "number", "type", "display_name", "created", "target", "target_words", "parent", "user",
          "host", "nodes", "ranks_per_node", "script")  # fmt: skip
 
@@ -44,9 +46,9 @@ def newest(root: Path, experiment: str | None = None) -> Iterator[tuple[Path, di
     rows = []
     for name in names:
         for path in newrun.run_dirs(root, name):
-            record = read_json(RunDir(path).run)
-            if isinstance(record, dict):
-                rows.append((-float(record.get("created", 0.0)), -int(record.get("number", 0)), str(path), record))
+            if (path / "run.json").exists():
+                record = newrun.listed(path)
+                rows.append((-float(record["created"]), -int(record["number"]), str(path), record))
     for _, _, place, record in sorted(rows, key=lambda row: row[:3]):
         yield Path(place), record
 
@@ -55,15 +57,10 @@ def _summary(
     path: Path, record: dict[str, Any], metrics: Sequence[str] | None, statuses: Sequence[str]
 ) -> dict[str, Any] | None:
     """One run's line; None where its status is not one of those asked for."""
-    run = RunDir(path)
-    state = read_json(run.state)
-    if state:
-        status, details = str(state["status"]), str((state.get("verdict") or {}).get("summary") or "")
-    else:
-        from trainkit.rundetails import look
-
-        status, details = look(run, float(record.get("created", 0.0)))
-        state = read_json(run.state) or {}
+    try:
+        status, details, state = _standing(RunDir(path), record)
+    except (WorkspaceException, OSError) as error:
+        status, details, state = DAMAGED, str(error), {}
     if statuses and status not in statuses:
         return None
     created, ended = record.get("created"), state.get("time")
@@ -76,6 +73,19 @@ def _summary(
         "tags": record.get("tags") or {},
         "metrics": _last_values(path, metrics),
     }
+
+
+def _standing(run: RunDir, record: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """A run's status, its details, and its final state if it has one."""
+    if "damaged" in record:
+        return DAMAGED, record["damaged"], {}
+    state = read_json(run.state, "status")
+    if state:
+        return str(state["status"]), str((state.get("verdict") or {}).get("summary") or ""), state
+    from trainkit.rundetails import look
+
+    status, details = look(run, float(record["created"]))
+    return status, details, read_json(run.state, "status") or {}
 
 
 def _last_values(path: Path, metrics: Sequence[str] | None) -> dict[str, Any]:

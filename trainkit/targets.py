@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.boot.rundir import read_json
-from trainkit.errors import ComputeTargetException, UserErrorException, WorkspaceException
+from trainkit.errors import ComputeTargetException, UserErrorException
 
 if TYPE_CHECKING:
     from trainkit.workspace import Workspace
@@ -62,12 +62,7 @@ def names(workspace: Workspace) -> list[str]:
 
 def read_record(workspace: Workspace, name: str) -> dict[str, Any]:
     """A target's record. Raises ComputeTargetException where there is none."""
-    try:
-        found = read_json(record_file(workspace, name)) if isinstance(name, str) and _NAME.fullmatch(name) else None
-    except ValueError as error:
-        raise WorkspaceException(
-            f"{record_file(workspace, name)} is damaged: {error}. Delete it, and create it again."
-        ) from error
+    found = read_json(record_file(workspace, name)) if isinstance(name, str) and _NAME.fullmatch(name) else None
     if found is None:
         known = ", ".join(names(workspace)) or "none yet"
         raise ComputeTargetException(

@@ -96,10 +96,9 @@ class RunContext(MetricLog):
     def _record(self) -> Dict[str, Any]:
         """run.json: written once, so read once."""
         if self._facts is None:
-            facts = read_json(self._dir.run)
-            if not isinstance(facts, dict):
-                raise RunEnvironmentException("%s is missing: this is no run's directory." % self._dir.run)
-            self._facts = facts
+            from trainkit.boot.newrun import read_record
+
+            self._facts = read_record(self._dir.path)
         return self._facts
 
     @property

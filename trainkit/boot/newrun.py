@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from trainkit.boot.rundir import make_private
-from trainkit.errors import UserErrorException
+from trainkit.boot.rundir import make_private, read_json
+from trainkit.errors import UserErrorException, WorkspaceException
 
+SUBMITTED = "azureml.scriptrun"  # the type of a run that a driver advances
 NAME_RULE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-]{0,254}")
 
 
@@ -68,6 +69,24 @@ def run_dirs(root: Path, experiment: str) -> List[Path]:
             return [Path(e.path) for e in entries if e.name[0] != "." and e.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
+
+
+def read_record(path: Path) -> Dict[str, Any]:
+    """The content of a run's run.json; WorkspaceException where it is damaged or missing."""
+    found = read_json(path / "run.json", "id", "experiment", "type", "created", "number")
+    if found is None:
+        raise WorkspaceException("%s is missing: the run was deleted, or its disk is not here." % (path / "run.json"))
+    return dict(found)
+
+
+def listed(path: Path) -> Dict[str, Any]:
+    """`read_record`, for lists: of a damaged run, which must not keep them from the others, what its id says."""
+    try:
+        return read_record(path)
+    except (WorkspaceException, OSError) as error:
+        seconds = path.name.rpartition("_")[0].rpartition("_")[2]
+        created = float(seconds) if seconds.isdigit() else 0.0
+        return {"id": path.name, "experiment": path.parent.name, "created": created, "number": 0, "damaged": str(error)}
 
 
 def next_number(root: Path, experiment: str) -> int:

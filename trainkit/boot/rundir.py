@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Union
 
+from trainkit.errors import WorkspaceException
+
 PathLike = Union[str, "os.PathLike[str]"]
 TERMINAL = ("Completed", "Failed", "Canceled")
 
@@ -107,13 +109,28 @@ def make_private(path: PathLike) -> Path:
     return path
 
 
-def read_json(path: PathLike) -> Optional[Any]:
-    """The file's value, or None where there is no such file."""
+def read_json(path: PathLike, *keys: str) -> Optional[Any]:
+    """The file's JSON object, or None where there is no such file; it has at least these keys.
+
+    Raises WorkspaceException where it was damaged: cut short, overwritten, or by another's hand.
+    """
     try:
         with open(path, "rb") as file:
-            return json.loads(file.read())  # of bytes: takes every text that `encode` writes
+            value = json.loads(file.read())  # of bytes: takes every text that `encode` writes
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(value, dict):
+        raise _damaged(path, "it holds no object in braces")
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise _damaged(path, "it lacks %s" % ", ".join(missing))
+    return value
+
+
+def _damaged(path: PathLike, why: str) -> WorkspaceException:
+    return WorkspaceException("%s is damaged (%s). Restore it from a copy, or remove it." % (path, why))
 
 
 def _temporary(path: Path, data: bytes) -> str:
@@ -181,10 +198,11 @@ class Reserved:
             raise
 
     def publish(self, value: Any) -> bool:
-        """Write the value unless the file exists already; returns whether this call wrote it."""
-        data = encode(value)
-        if len(data) > self.size:
-            raise ValueError("%d bytes do not fit into the %d reserved for %s" % (len(data), self.size, self.path))
+        """Write the value unless the file exists already; returns whether this call wrote it.
+
+        Where it is too large, its longest texts and lists are cut until it fits.
+        """
+        data = _fitted(value, self.size)
         os.pwrite(self._fd, data, 0)
         os.ftruncate(self._fd, len(data))
         os.fsync(self._fd)
@@ -200,6 +218,28 @@ class Reserved:
         """Give the space back."""
         os.close(self._fd)
         os.unlink(self._hidden)
+
+
+def _fitted(value: Any, size: int) -> bytes:
+    """The value as JSON of at most `size` bytes."""
+    data, longest = encode(value), size
+    while len(data) > size and longest > 1:
+        longest //= 2
+        data = encode(_cut(value, longest))
+    if len(data) > size:
+        raise ValueError("%d bytes do not fit into the %d that were reserved" % (len(data), size))
+    return data
+
+
+def _cut(value: Any, longest: int) -> Any:
+    """The value with no text and no list longer than this; of a text the beginning and the end stay."""
+    if isinstance(value, str) and len(value) > longest:
+        return value[: longest // 2] + " ... " + value[-(longest // 2) :]
+    if isinstance(value, dict):
+        return {key: _cut(item, longest) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_cut(item, longest) for item in value[:longest]]
+    return value
 
 
 class Lines:
@@ -249,7 +289,7 @@ def read_lines(path: PathLike) -> Iterator[Dict[str, Any]]:
         for line in file:
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(value, dict):
                 yield value

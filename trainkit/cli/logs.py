@@ -56,7 +56,7 @@ def wait_for(path: Path, *, show_output: bool, rank: str = "0", as_json: bool = 
 def _tell_why(path: Path) -> None:
     from trainkit.outcome import describe
 
-    verdict = (read_json(RunDir(path).state) or {}).get("verdict") or {}
+    verdict = (read_json(RunDir(path).state, "status") or {}).get("verdict") or {}
     click.echo(f"trainkit: {path.name} failed: {describe(verdict)}", err=True)
 
 
@@ -123,6 +123,6 @@ def wait(run: str, as_json: bool) -> int:
     path = find.run_dir(find.root(), run)
     code = wait_for(path, show_output=False, as_json=as_json)
     if as_json and code != codes.INTERRUPTED:
-        state = read_json(RunDir(path).state) or {}
+        state = read_json(RunDir(path).state, "status") or {}
         output.print_json({"id": path.name, "status": state.get("status"), "verdict": state.get("verdict")})
     return code

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from trainkit.boot.rundir import TERMINAL, RunDir, read_json, read_lines
+from trainkit.boot.rundir import TERMINAL, RunDir, read_json
 from trainkit.cli import find, output
 
 _STATUSES = ("NotStarted", "Preparing", "Queued", "Running", "Finalizing", "CancelRequested", *TERMINAL)
@@ -65,13 +65,15 @@ def show(run: str, as_json: bool) -> None:
       trainkit show last
       trainkit show 4f2a90c1 --json
     """
+    from trainkit.boot.newrun import read_record
     from trainkit.events import properties, tags
+    from trainkit.outcome import stages_of
 
     path = find.run_dir(find.root(), run)
-    record = read_json(RunDir(path).run) or {}
+    record = read_record(path)
     status, details = find.status(path)
-    state = read_json(RunDir(path).state) or {}
-    stages = list(read_lines(RunDir(path).stages))
+    state = read_json(RunDir(path).state, "status") or {}
+    stages = stages_of(RunDir(path))
     value = {
         **record,
         "tags": tags(path),

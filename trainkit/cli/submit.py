@@ -98,7 +98,7 @@ def _submitted(run_id: str, path: Path, options: dict[str, Any], as_json: bool) 
         code = wait_for(path, show_output=options["follow"] and not as_json, as_json=as_json)
     if as_json and code != codes.INTERRUPTED:
         status, details = find.status(path)
-        state = read_json(RunDir(path).state) or {}
+        state = read_json(RunDir(path).state, "status") or {}
         output.print_json({
             "id": run_id, "directory": str(path), "status": status, "details": details,
             "verdict": state.get("verdict"),

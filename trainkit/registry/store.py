@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trainkit.boot.rundir import make_private, publish, read_json, replace
-from trainkit.errors import ModelNotFoundException, WebserviceException
+from trainkit.errors import ModelNotFoundException, WebserviceException, WorkspaceException
 
 Record = dict[str, Any]  # the content of a model.json
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-\._]{0,254}")
@@ -110,9 +110,9 @@ class ModelStore:
             if record is not None:
                 for entry in record["files"]:
                     check_file_name(entry["name"])
-        except (ValueError, KeyError, TypeError) as e:
+        except (WorkspaceException, KeyError, TypeError) as e:
             raise WebserviceException(
-                f"{path} is damaged ({e}): restore it from a copy, or remove the folder {path.parent}."
+                f"{path} is damaged ({e.__cause__ or e}): restore it from a copy, or remove the folder {path.parent}."
             ) from e
         return None if record is None else dict(record)
 
@@ -155,14 +155,17 @@ class ModelStore:
             if version not in self.versions(name):
                 raise ModelNotFoundException(f"Model {name}:{version} is not registered.")
             mark = self.path / name / "last.json"
-            replace(mark, max(version, read_json(mark) or 0))
+            replace(mark, {"last": max(version, self._last(name))})
             grave = Path(tempfile.mkdtemp(dir=make_private(self._new)))
             os.rename(self.directory(name, version), grave / "model")
         shutil.rmtree(grave, ignore_errors=True)
 
+    def _last(self, name: str) -> int:
+        """The highest version that was ever deleted, 0 for none."""
+        return int((read_json(self.path / name / "last.json", "last") or {"last": 0})["last"])
+
     def _next(self, name: str) -> int:
-        last = int(read_json(self.path / name / "last.json") or 0)
-        return max([last, *self.versions(name)]) + 1
+        return max([self._last(name), *self.versions(name)]) + 1
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
