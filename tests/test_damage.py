@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trainkit import Experiment, Run, TrainkitError, Workspace, WorkspaceException
+from trainkit import ActivityFailedException, Experiment, Run, TrainkitError, Workspace, WorkspaceException
 from trainkit.boot.rundir import RunDir, publish, read_json
 from trainkit.cli.app import main
-from trainkit.testing import runs
+from trainkit.testing import runs, wait_until
+from trainkit.testing.kills import driver_of, kill, processes_of
 
 SCRIPT = """
 from trainkit import Run
@@ -22,6 +25,16 @@ run.log("loss", 0.5)
 run.tag("stage", "test")
 run.add_properties({"seed": 3})
 raise ValueError("planned")
+"""
+
+
+FILLS = """
+with open("outputs/full", "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError:
+        pass
 """
 
 
@@ -133,6 +146,54 @@ def test_how_a_run_ended_is_judged_again_where_only_that_was_lost(damaged: tuple
     workspace.get_run(job.name).wait_for_completion(raise_on_error=False)
     after = read_json(RunDir(job).state) or {}
     assert after["verdict"]["summary"] == before["verdict"]["summary"]
+
+
+def test_a_plan_that_is_damaged_ends_its_run(damaged: tuple[Workspace, Path, str]) -> None:
+    workspace, job, _ = damaged
+    RunDir(job).state.unlink()
+    RunDir(job).job.write_text("{")
+    with pytest.raises(ActivityFailedException, match=r"job\.json is damaged"):
+        workspace.get_run(job.name).wait_for_completion()
+
+
+def test_a_run_whose_driver_cannot_go_on_leaves_no_process(workspace: Any, tmp_path: Path) -> None:
+    run = runs.start_sleeper(workspace, tmp_path / "source", "fork")
+    directory = RunDir(run.directory)
+    directory.attempt(1).handle.write_text("{")
+    kill(int(wait_until(lambda: driver_of(run.directory), 20, "the driver")))
+    wait_until(lambda: driver_of(run.directory) is None, 20, "the driver's death")
+    with pytest.raises(ActivityFailedException, match=r"handle\.json is damaged"):
+        run.wait_for_completion()
+    wait_until(lambda: not processes_of(run.directory, run.id), 20, "the end of all processes")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file system needs root")
+def test_a_job_that_fills_the_disk_and_goes_on_is_completed(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
+    try:
+        run = runs.submit(Workspace.create("full", path=str(disk)), tmp_path / "source", FILLS)
+        run.wait_for_completion()
+        assert shutil.disk_usage(disk).free < 65536 * 4
+        assert run.get_status() == "Completed"
+    finally:
+        wait_until(lambda: subprocess.run(["umount", str(disk)]).returncode == 0, 20, "the disk's last user to go")
+
+
+def test_a_workspace_may_be_moved_while_nothing_runs(damaged: tuple[Workspace, Path, str], whole: Path) -> None:
+    workspace, job, _ = damaged  # a copy: what the records say of places is still of the first one
+    before = sorted(whole.rglob("*"))
+    run = workspace.get_run(job.name)
+    assert run.workspace.root == workspace.root
+    run.upload_file("weights", job / "run.json")
+    assert run.register_model("moved", "weights").version == 1
+    assert (workspace.root / "models" / "moved").is_dir()
+    shutil.rmtree(RunDir(job).path / "attempts")
+    RunDir(job).state.unlink()  # as if it had been queued
+    run.wait_for_completion(raise_on_error=False)
+    assert str(RunDir(job).attempt(1).rank_log(0)) in (read_json(RunDir(job).state) or {})["verdict"]["log"]
+    assert sorted(whole.rglob("*")) == before
 
 
 def test_a_value_without_its_keys_is_damaged(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def below(
     from trainkit.experiment import lists
     from trainkit.run import Run
 
-    root = parent._record["workspace"]["root"]
+    root = parent._root
     paths = [find_run(root, entry.name) for entry in parent._dir.children.glob("*") if entry.name[0] != "."]
     found = [(newrun.listed(path), path) for path in paths if path is not None]
     for fact, path in sorted(found, key=lambda one: (one[0]["created"], one[0]["number"]), reverse=True):

@@ -1,6 +1,7 @@
 """Advances one run: prepare, queue, start, watch, finish. A detached process of its own; the client may die.
 
-It holds a lock on its run that the kernel releases when it dies; whoever looks next (`ensure`) has another take over.
+It holds a lock on its run that the kernel releases when it dies; whoever looks next has another take over
+(`trainkit.drivers`).
 Every step is recorded and is done once, also by a second driver: what is recorded as done is not done again, and agents
 run nothing before their launch is recorded. Imports only the standard library and what travels to nodes.
 """
@@ -9,20 +10,25 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
+import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from trainkit import outcome
 from trainkit.boot import processes
-from trainkit.boot.rundir import TERMINAL, AttemptDir, Lines, Reserved, RunDir, make_private, publish, read_json
-from trainkit.errors import EnvironmentBuildError, TrainkitError
+from trainkit.boot.reserved import Reserved
+from trainkit.boot.rundir import TERMINAL, AttemptDir, Lines, RunDir, make_private, publish, read_json
+from trainkit.drivers import ensure
+from trainkit.errors import EnvironmentBuildError, TrainkitError, WorkspaceException
 from trainkit.job import Job, Launcher
+from trainkit.slots import Slots
 
 _CANCEL_AGAIN_SECONDS = 6.0
 _STARTING_SECONDS = 3.0
+_FULL_BYTES = 256 << 10  # a disk with less room than this may be why something could not be written
 
 
 class _Canceled(Exception):
@@ -32,53 +38,89 @@ class _Canceled(Exception):
 class Driver:
     """The one process that advances a run while it holds the run's lock."""
 
+    plan: dict[str, Any]
+    job: Job
+    target: dict[str, Any]
+
     def __init__(self, run_dir: Path) -> None:
         self.run = RunDir(run_dir)
-        self.plan: dict[str, Any] = read_json(self.run.job) or {}
-        self.job = Job.from_json(self.plan["job"])
-        self.target: dict[str, Any] = self.plan["target"]
-        self.root = Path(self.plan["root"])
-        self.stages = Lines(self.run.stages)
+        self.root = self.run.path.parents[2]  # not what was recorded: a workspace may be moved while nothing runs
+        self.slots: Slots | None = None
+        self.stages: Lines | None = None
         self.stage = ("", "")
-        self.state = Reserved(self.run.state)  # its space is taken now: a full disk cannot hide how a run ended
+        self.state = Reserved(self.run.state, sole=True)  # a full disk cannot hide how a run ended
 
     def drive(self) -> None:
         """Bring the run from wherever it is to its end."""
-        from trainkit.slots import Slots
-
-        slots = Slots(self.root / "targets" / self.target["name"], self.target.get("max_nodes"))
+        if self.run.state.exists():
+            self.state.discard()
+            return
         try:
-            if self.run.state.exists():
-                self.state.discard()
-                return
-            attempt = self._launched()
-            if attempt is None:
-                slots.request(self.job.run_id, self.run.path, self.job.nodes)
-                interpreter, boot = self._prepare()
-                self._queue(slots)
-                attempt = self._start(interpreter, boot)
-            self._finish(attempt, self._watch(attempt))
+            self._read_plan()
+            self._advance()
         except _Canceled:
             self._publish("Canceled", None, [], 0)
         except EnvironmentBuildError as error:
             self._fail("environment", error.message, output=error.output, log=str(self.run.prepare_log))
         except TrainkitError as error:
+            self._end_job()
             self._fail("launch", error.message, log=str(self.run.driver_log))
         except Exception as error:
-            import traceback
-
-            traceback.print_exc()
+            self._end_job()
             self._fail(
                 "driver", f"trainkit's driver failed: {type(error).__name__}: {error}", log=str(self.run.driver_log)
             )
+            raise
         finally:
-            slots.release(self.job.run_id)
+            if self.slots is not None:
+                with suppress(OSError, TrainkitError):  # whoever looks next drops the ticket of a run that has ended
+                    self.slots.release(self.job.run_id)
+
+    def _read_plan(self) -> None:
+        """What submitting decided. Raises WorkspaceException where that is damaged."""
+        plan = read_json(self.run.job, "job", "environment", "target")
+        try:
+            self.plan = dict(plan or {})
+            self.target = dict(self.plan["target"])
+            self.job = dataclasses.replace(Job.from_json(self.plan["job"]), run_dir=str(self.run.path))
+            directory, limit = self.root / "targets" / str(self.target["name"]), self.target.get("max_nodes")
+        except (KeyError, TypeError, ValueError) as error:
+            raise WorkspaceException(
+                f"{self.run.job} is damaged or missing ({error!r}); submit the job again."
+            ) from error
+        self.slots = Slots(directory, limit)
+
+    def _advance(self) -> None:
+        """All steps that are not yet recorded as done."""
+        assert self.slots is not None
+        attempt = self._launched()
+        if attempt is None:
+            self.slots.request(self.job.run_id, self.run.path, self.job.nodes)
+            interpreter, boot = self._prepare()
+            self._queue(self.slots)
+            attempt = self._start(interpreter, boot)
+        self._finish(attempt, self._watch(attempt))
+
+    def _end_job(self) -> None:
+        """See to it that nothing runs on of a job whose run is about to fail for a reason of the driver's own."""
+        attempt = self._launched()
+        if attempt is None:
+            return
+        with suppress(Exception):
+            launcher, handle = self._launcher(), str((read_json(attempt.handle, "handle") or {})["handle"])
+            launcher.cancel(handle)
+            deadline = time.monotonic() + _CANCEL_AGAIN_SECONDS
+            while launcher.poll(handle).phase in ("queued", "running") and time.monotonic() < deadline:
+                time.sleep(0.05)
+        processes.sweep("TRAINKIT_RUN_ID", self.run.path.name)
 
     def _say(self, status: str, details: str = "") -> None:
         """Record a step, unless it is the one recorded last."""
         if self.stage != (status, details):
             self.stage = (status, details)
-            self.stages.append({"time": time.time(), "status": status, "details": details})
+            with suppress(OSError):  # of a full disk: the job goes on
+                self.stages = self.stages or Lines(self.run.stages)
+                self.stages.append({"time": time.time(), "status": status, "details": details})
 
     def _check_cancel(self) -> None:
         if self.run.cancel.exists():
@@ -109,7 +151,7 @@ class Driver:
 
         return prepared.interpreter, str(bundle(self.root / "boot"))
 
-    def _queue(self, slots: Any) -> None:
+    def _queue(self, slots: Slots) -> None:
         """Wait for the target to have room; first come, first served."""
         pause = 0.02
         while True:
@@ -171,7 +213,7 @@ class Driver:
 
     def _watch(self, attempt: AttemptDir) -> str:
         """Wait for the job's end; the launcher's words where it was lost, else nothing."""
-        launcher, handle = self._launcher(), (read_json(attempt.handle) or {})["handle"]
+        launcher, handle = self._launcher(), (read_json(attempt.handle, "handle") or {})["handle"]
         if self.stage[0] != "Running":
             self._say("Running")
         asked, begun, pause = 0.0, time.monotonic(), 0.01
@@ -196,7 +238,16 @@ class Driver:
         records = outcome.records_of(attempt)
         canceled = self.run.cancel.exists()
         status, verdict = outcome.judge(self.job.world_size, records, ends, lost, canceled, self.job.nodes)
-        self._publish(status, verdict, records, attempt.number)
+        self._publish(status, self._explained(verdict, attempt), records, attempt.number)
+
+    def _explained(self, verdict: dict[str, Any] | None, attempt: AttemptDir) -> dict[str, Any] | None:
+        """The verdict with what no rank's record can say: what its agent printed, and that the disk is full."""
+        if verdict is not None and verdict["kind"] in ("lost", "launch") and not verdict.get("log"):
+            log = attempt.agent_log(int(verdict.get("node") or 0))
+            verdict.update(log=str(log), tail=outcome.tail(log))
+            if shutil.disk_usage(self.run.path).free < _FULL_BYTES:
+                verdict["summary"] += f" The disk of {self.root} is full."
+        return verdict
 
     def _fail(self, kind: str, message: str, **values: Any) -> None:
         """End a run that never got as far as ranks."""
@@ -229,46 +280,6 @@ def _write_key(path: Path) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(os.urandom(32))
-
-
-def spawn(run_dir: str | Path) -> None:
-    """Start a detached driver for the run; it ends at once if another one has the run."""
-    run = RunDir(run_dir)
-    from trainkit.boot.ranks import without_ranks
-
-    _spawned[:] = [driver for driver in _spawned if driver.poll() is None]
-    with open(run.driver_log, "ab") as log:
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "trainkit.driver", str(run.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, cwd=str(run.path), env=without_ranks(os.environ),
-        )  # fmt: skip
-    _spawned.append(driver)
-
-
-_spawned: list[subprocess.Popen[bytes]] = []  # this process's drivers, kept to be reaped as they end
-
-
-def ensure(run_dir: str | Path) -> None:
-    """See to it that a run that has not ended has a driver: whoever looks has it taken over."""
-    run = RunDir(run_dir)
-    if run.state.exists() or not run.job.exists():
-        return
-    try:
-        lock = processes.hold_lock(run.driver_lock)
-    except FileNotFoundError:
-        return
-    if lock is not None:
-        os.close(lock)
-        spawn(run_dir)
-
-
-def adopt(root: str | Path) -> None:
-    """`ensure` for every run of a workspace that holds or waits for a place on a target."""
-    from trainkit.slots import Slots
-
-    for directory in Path(root).glob("targets/*"):
-        for ticket in Slots(directory, None).tickets():
-            ensure(ticket.run_dir)
 
 
 def main(argv: list[str]) -> int:

@@ -170,7 +170,7 @@ def _nodes(rank: Rank) -> int:
 def _held(path: Path) -> bool:
     """Whether a living process holds the lock."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,12 @@ def _unexplained(
     for end in ends:
         for command in end.get("commands", ()):
             status = command.get("status")
-            if status not in (0, None) and "boot.rank" not in " ".join(command["argv"][:3]):
+            if status not in (0, None) and _is_rank(command["argv"]) and 0 < status < 128 and missing:
+                return _verdict(
+                    "launch", node=end["node"], exit_code=status, rank=missing[0] if len(missing) == 1 else None,
+                    summary=f"The process of {_ranks(missing)} exited with code {status} before the script began.",
+                )  # fmt: skip
+            if status not in (0, None) and not _is_rank(command["argv"]):
                 name = "torchrun" if "torch.distributed.run" in command["argv"] else Path(command["argv"][0]).name
                 words = _exit_words(status)
                 return _verdict(
@@ -115,6 +121,11 @@ def _unexplained(
     reason = next((str(end["reason"]) for end in ends if end.get("reason")), "")
     words = f"The ranks were ended: {reason or 'nobody said why'}."
     return _verdict("lost", log=first.get("log") if first else None, summary=words)
+
+
+def _is_rank(argv: Sequence[str]) -> bool:
+    """Whether a command is a rank's own process (see `trainkit.job.rank_command`), not a parent of ranks."""
+    return "trainkit.boot.rank" in argv[:3] or argv[2:3] == ["rank"]
 
 
 def _ranks(ranks: Sequence[int]) -> str:
@@ -223,7 +234,8 @@ def status_of(run_dir: str | Path) -> tuple[str, str]:
         from trainkit.offline import settle  # no driver judges this run: whoever looks does
 
         _check_whole(run)
-        settle(run.path)
+        with suppress(OSError):  # on a disk that may only be read
+            settle(run.path)
         state = read_json(run.state, "status")
     if state:
         verdict = state.get("verdict") or {}

@@ -38,8 +38,14 @@ class RecordedRun(RunContext):
         if self._experiment is None:
             from trainkit.experiment import Experiment
 
-            self._experiment = Experiment(_workspace_of(self._record["workspace"]), self._record["experiment"])
+            record = self._record
+            self._experiment = Experiment(_workspace_of(record["workspace"], self._root), record["experiment"])
         return self._experiment
+
+    @property
+    def _root(self) -> Path:
+        """The workspace's root, where the run is now: a workspace may be moved."""
+        return self._dir.path.absolute().parents[2]
 
     @property
     def workspace(self) -> Workspace:
@@ -244,7 +250,7 @@ class RecordedRun(RunContext):
         from trainkit.runfiles import copy
 
         wanted = snapshot_id or self.get_snapshot_id()
-        store = Path(self._record["workspace"]["root"]) / "snapshots"
+        store = self._root / "snapshots"
         making = make_private(self._dir.once / f".restore-{os.urandom(4).hex()}")
         try:
             snapshot.restore(store, wanted, making / "source")
@@ -256,12 +262,11 @@ class RecordedRun(RunContext):
         return str(target)
 
 
-def _workspace_of(record: dict[str, Any]) -> Workspace:
-    """The workspace whose files are below `record["root"]`; without its config.json one with only its record."""
+def _workspace_of(record: dict[str, Any], root: Path) -> Workspace:
+    """The workspace whose files are below `root`; without its config.json one with only what a run's record says."""
     from trainkit.boot.config import Config, find_config, load_config
     from trainkit.workspace import Workspace
 
-    root = Path(record["root"])
     path = find_config(root)
     if path is not None:
         try:

@@ -147,7 +147,7 @@ class Run(RecordedRun):
         if self._dir.job.exists():
             if self._inside:  # the job's own nodes start no driver
                 return
-            from trainkit.driver import ensure
+            from trainkit.drivers import ensure
 
             ensure(self._dir.path)
         else:

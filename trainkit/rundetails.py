@@ -18,7 +18,7 @@ def look(run_dir: RunDir, created: float = 0.0) -> tuple[str, str]:
     """The run's status and a sentence of detail. A run that has lost its driver, or its process, is looked after."""
     driven = run_dir.job.exists() and not run_dir.state.exists()
     if driven and time.time() - created > _YOUNG_SECONDS:
-        from trainkit.driver import ensure
+        from trainkit.drivers import ensure
 
         ensure(run_dir.path)
     return outcome.status_of(run_dir.path)

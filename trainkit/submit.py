@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.boot import newrun
+from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import RunDir, make_private, publish
 from trainkit.errors import ExperimentExecutionException, UserErrorException
 from trainkit.plan import Plan, decide
@@ -104,6 +105,7 @@ def _write(workspace: Workspace, decided: Plan, making: RunDir, final: Path, par
             "root": str(workspace.root),
         },
     )
+    Reserved(making.state).leave()  # room for how the run ends, whatever becomes of the disk
 
 
 def _take_snapshot(workspace: Workspace, decided: Plan, code: Path) -> Snapshot:
@@ -135,13 +137,13 @@ def _refuse_left_out(decided: Plan, files: set[str], left_out: list[str]) -> Non
 
 def _start(workspace: Workspace, decided: Plan, run_dir: Path) -> None:
     """A place in the target's queue, in the order of submission, and a driver."""
-    from trainkit import driver
+    from trainkit import drivers
     from trainkit.slots import Slots
 
     slots = Slots(workspace.root / "targets" / decided.target.name, decided.target.max_nodes)
     slots.request(run_dir.name, run_dir, decided.job.nodes)
     try:
-        driver.spawn(run_dir)
+        drivers.spawn(run_dir)
     except BaseException:
         slots.release(run_dir.name)
         raise

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from trainkit.boot.rundir import Lines, Reserved, RunDir, make_private, publish, read_json, read_lines, replace
+from trainkit.boot.reserved import Reserved
+from trainkit.boot.rundir import Lines, RunDir, make_private, publish, read_json, read_lines, replace
 
 
 def test_of_many_writers_the_first_wins(tmp_path: Path) -> None:

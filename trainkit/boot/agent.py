@@ -20,6 +20,7 @@ from trainkit.boot import processes
 from trainkit.boot.identity import job_environment, node_environment
 from trainkit.boot.ports import reserve_port
 from trainkit.boot.ranks import without_ranks
+from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.errors import LaunchError, TrainkitError
 from trainkit.job import Job, Node
@@ -29,6 +30,7 @@ GATHER_SECONDS = 60.0  # for all nodes to report to the head
 GRACE_SECONDS = 5.0  # between a request to end and the kill
 VICTIM_SECONDS = 2.0  # for ranks that lost a peer to say so themselves
 _TICK = 0.05
+_REPORT_BYTES = 32768
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Agent:
     job: Job
     attempt: AttemptDir
     node: int
+    end: Reserved  # its report, which no full disk hides
     channel: Any = None
     started: List[_Started] = field(default_factory=list)
     reason: str = ""  # why the ranks were asked to end before they had
@@ -83,7 +86,7 @@ class Agent:
             self.channel.send({"type": "failed", "node": self.node, "reason": problem})
         commands = [{"argv": list(s.argv), "status": s.status} for s in self.started]
         end = {"node": self.node, "name": self.name, "ended": time.time(), "problem": problem, "commands": commands}
-        publish(self.attempt.agent_end(self.node), {**end, "reason": self.reason})
+        self.end.publish({**end, "reason": self.reason})
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.asked = True
@@ -237,7 +240,7 @@ def main(argv: List[str]) -> int:
     job = read_json(attempt.job)
     if job is None:
         return 1
-    Agent(Job.from_json(job), attempt, node).run()
+    Agent(Job.from_json(job), attempt, node, Reserved(attempt.agent_end(node), _REPORT_BYTES)).run()
     return 0
 
 

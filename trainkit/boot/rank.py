@@ -18,7 +18,8 @@ from typing import Any, Dict, List, Mapping, Optional
 from trainkit.boot import processes, script
 from trainkit.boot.identity import rank_environment
 from trainkit.boot.ranks import Rank, rank_from
-from trainkit.boot.rundir import AttemptDir, Reserved, RunDir, make_private, read_json
+from trainkit.boot.reserved import Reserved
+from trainkit.boot.rundir import AttemptDir, RunDir, make_private, read_json
 from trainkit.errors import RunEnvironmentException
 from trainkit.job import Job
 

@@ -1,0 +1,50 @@
+"""Sees to it that every run that has not ended has a driver: whoever looks has it taken over."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from trainkit.boot import processes
+from trainkit.boot.rundir import RunDir
+from trainkit.errors import TrainkitError
+from trainkit.slots import Slots
+
+_spawned: list[subprocess.Popen[bytes]] = []  # this process's drivers, kept to be reaped as they end
+
+
+def spawn(run_dir: str | Path) -> None:
+    """Start a detached driver for the run; it ends at once if another one has the run."""
+    run = RunDir(run_dir)
+    from trainkit.boot.ranks import without_ranks
+
+    _spawned[:] = [driver for driver in _spawned if driver.poll() is None]
+    with os.fdopen(os.open(run.driver_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "trainkit.driver", str(run.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True, cwd=str(run.path), env=without_ranks(os.environ),
+        )  # fmt: skip
+    _spawned.append(driver)
+
+
+def ensure(run_dir: str | Path) -> None:
+    """See to it that a run that has not ended has a driver: whoever looks has it taken over."""
+    run = RunDir(run_dir)
+    if run.state.exists() or not run.job.exists():
+        return
+    with suppress(OSError):  # deleted, read-only, another user's, no room: whoever can look after it will
+        lock = processes.hold_lock(run.driver_lock)
+        if lock is not None:
+            os.close(lock)
+            spawn(run_dir)
+
+
+def adopt(root: str | Path) -> None:
+    """`ensure` for every run of a workspace that holds or waits for a place on a target."""
+    for directory in Path(root).glob("targets/*"):
+        with suppress(OSError, TrainkitError):  # a target whose files are damaged says so to those who use it
+            for ticket in Slots(directory, None).tickets():
+                ensure(ticket.run_dir)
