@@ -89,9 +89,9 @@ def _at_exit() -> None:
 def _facts() -> tuple[int, dict[str, Any]]:
     """This process's exit code, and what its record says about an exception."""
     if _ending.error is not None:
-        from trainkit.boot.script import describe
+        from trainkit.boot.script import describe, here
 
-        return 1, describe(_ending.error, os.getcwd())
+        return 1, describe(_ending.error, here())
     status = _ending.exit_code
     if status is None or status == 0 or _returned():
         return 0, {}

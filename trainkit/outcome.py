@@ -25,6 +25,7 @@ _LOST_PEER = re.compile(
 )
 _LOST_TYPES = ("DistNetworkError", "DistBackendError", "DistStoreError", "HorovodInternalError", "BrokenPipeError")
 _TAIL_LINES = 20
+_SENTENCE_CHARACTERS = 300  # of an exception's message in the one sentence; the traceback has it all
 
 
 def ok(record: Record) -> bool:
@@ -171,7 +172,7 @@ def _summary(verdict: Record) -> str:
     place = f" at {verdict['file']}:{verdict['line']}" if verdict.get("file") else ""
     if verdict.get("exception"):
         message = str(verdict.get("message") or "").strip().splitlines()
-        what = f"{verdict['exception']}: {message[0]}" if message else str(verdict["exception"])
+        what = f"{verdict['exception']}: {_short(message[0])}" if message else str(verdict["exception"])
         extra = " (out of memory)" if verdict["kind"] == "memory" else ""
         return f"{who} failed with {what}{extra}{place}"
     if verdict.get("signal"):
@@ -180,6 +181,10 @@ def _summary(verdict: Record) -> str:
     threads = verdict.get("threads") or []
     thread = f" after its thread {threads[0]['thread']} had failed with {threads[0]['exception']}" if threads else ""
     return f"{who} exited with code {verdict.get('exit_code')}{thread}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SENTENCE_CHARACTERS else text[:_SENTENCE_CHARACTERS] + " ..."
 
 
 def tail(log: Path, lines: int = _TAIL_LINES) -> list[str]:

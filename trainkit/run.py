@@ -269,9 +269,9 @@ class Run(RecordedRun):
 def _reason(details: Any, code: Any) -> dict[str, Any]:
     """What a rank's record says of a failure that was declared, not suffered."""
     if isinstance(details, BaseException):
-        from trainkit.boot.script import describe
+        from trainkit.boot.script import describe, here
 
-        return describe(details, os.getcwd())
+        return describe(details, here())
     message = str(details or "") + (f" (code {code})" if code is not None else "")
     return {"exception": "run.fail()", "message": message.strip() or "no reason was given"}
 

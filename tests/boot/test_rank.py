@@ -139,6 +139,64 @@ def test_a_huge_message_still_fits_its_record(tmp_path: Path) -> None:
     assert record["exception"] == "ValueError" and 1000 < len(record["message"]) < 100_000
 
 
+def test_a_huge_message_of_wide_characters_still_fits_its_record(tmp_path: Path) -> None:
+    script = (
+        "import threading\n"
+        "def work(): raise OSError('\\U0001F600' * 100_000)\n"
+        "for n in range(4):\n    t = threading.Thread(target=work); t.start(); t.join()\n"
+        "raise ValueError('\\U0001F600' * 100_000)\n"
+    )
+    record, _ = run(tmp_path, script)
+    assert (record["exception"], record["line"], len(record["threads"])) == ("ValueError", 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("script", "exit_code"),
+    [
+        ("sys.exit(2 ** 100)", 255),
+        ("sys.exit(-1)", 255),
+        ("sys.exit('\\udcff')", 1),
+        ("class Mute:\n    def __str__(self): raise RuntimeError\nsys.exit(Mute())", 1),
+        ("class Own(SystemExit): pass\nraise Own(7)", 7),
+        ("if os.fork() == 0: sys.exit(4)\nos.wait(); sys.exit(6)", 6),
+        ("if os.fork() == 0: raise ValueError('a child')\nos.wait()", 0),
+        ("os.close(1); os.close(2)", 0),
+    ],
+)
+def test_the_exit_code_is_the_one_that_python_gives(tmp_path: Path, script: str, exit_code: int) -> None:
+    record, _ = run(tmp_path, "import os, sys\n" + script)
+    assert (record["exit_code"], record.get("exception")) == (exit_code, None)
+    (tmp_path / "plain.py").write_text("import os, sys\n" + script)
+    assert subprocess.run([sys.executable, tmp_path / "plain.py"], stderr=-3).returncode == exit_code
+
+
+@pytest.mark.parametrize(
+    ("script", "exception"),
+    [
+        ("sys.stdout = sys.stderr = None\nraise ValueError", "ValueError"),
+        ("sys.stderr = object()\nraise ValueError", "ValueError"),
+        ("os.close(1); os.close(2)\nraise ValueError", "ValueError"),
+        ("class Own(BaseException): pass\nraise Own", "Own"),
+        ("class Mute(Exception):\n    def __str__(self): raise SystemExit\nraise Mute", "Mute"),
+        ("raise type('Odd', (Exception,), {'__module__': None})", "Odd"),
+        ("import shutil\nos.mkdir('x'); os.chdir('x'); shutil.rmtree('.', True); os.rmdir(os.path.abspath('.'))\n"
+         "exec(compile('raise KeyError(1)', 'relative.py', 'exec'))", "KeyError"),
+        ("import threading as t, time\nt.Thread(target=time.sleep, args=(600,)).start()\nraise KeyError(2)", "KeyError"),
+        ("def again(): again()\nagain()", "RecursionError"),
+    ],
+)  # fmt: skip
+def test_an_exception_is_recorded_however_the_script_went_about_it(tmp_path: Path, script: str, exception: str) -> None:
+    record, _ = run(tmp_path, "import os, sys\n" + script)
+    assert (record["exit_code"], record["exception"]) == (1, exception)
+    assert exception in record["traceback"]
+
+
+def test_a_crash_is_not_blamed_on_what_a_forked_child_raised(tmp_path: Path) -> None:
+    script = "import os\nif os.fork() == 0: raise ValueError('a child')\nos.wait()\nos.abort()\n"
+    record, _ = run(tmp_path, script)
+    assert (record["signal"], record.get("exception"), record["line"]) == ("SIGABRT", None, 4)
+
+
 def test_unknown_names_stay_as_they_are() -> None:
     assert expand("$A-${B}$C$$", {"A": "1", "B": "2"}) == "1-2$C$$"
     assert json.loads(expand('{"a": "$A"}', {"A": "x"})) == {"a": "x"}

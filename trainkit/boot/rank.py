@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Dict, List, Mapping, Optional
+from contextlib import suppress
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from trainkit.boot import processes, script
 from trainkit.boot.identity import rank_environment
@@ -24,6 +25,7 @@ from trainkit.errors import RunEnvironmentException
 from trainkit.job import Job
 
 _GRACE_SECONDS = 4.0  # between a request to end and the kill
+_EXIT_SECONDS = 30.0  # for what a script that failed has registered with atexit
 _PLAIN_FAILURE = 1
 
 
@@ -93,25 +95,29 @@ class _Shim:
         os.dup2(self.log, 2)
         faulthandler.enable(file=self.stacks, all_threads=False)
         script.watch_threads()
-        code = 0
+        code, me = 0, os.getpid()
         try:
             os.chdir(self.code)
             run(self.job, self.rank)
         except SystemExit as ended:
-            code = _exit_code(ended)
-            self._tell({"exit_message": str(ended.code)[:1000] if code and not isinstance(ended.code, int) else None})
+            code, message = _exit_code(ended)
+            self._tell(me, {"exit_message": message})
         except BaseException as error:
             code = _PLAIN_FAILURE
             described = script.describe(error, self.code)
-            self._tell(described)
+            self._tell(me, described)
             _print(described["traceback"])
         else:
-            self._tell({})
+            self._tell(me, {})
         _finish(code)
 
-    def _tell(self, report: Mapping[str, Any]) -> None:
-        self.report.write(json.dumps({**report, "threads": script.threads[:4]}, default=str).encode())
-        self.report.flush()
+    def _tell(self, script_pid: int, report: Mapping[str, Any]) -> None:
+        """Leave a report for the waiting parent; a child that the script has forked has none of its own."""
+        if os.getpid() == script_pid:
+            data = json.dumps({**report, "threads": script.threads[:4]}, default=repr).encode()
+            with suppress(OSError):  # a script may have forbidden itself to write
+                self.report.write(data)
+                self.report.flush()
 
     def _write(self, status: int, killed_for_memory: bool) -> int:
         """Publish this rank's record; an exit code that says the same to mpirun or torchrun."""
@@ -170,41 +176,54 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     return re.sub(r"\$(\w+|\{\w+\})", lambda m: env.get(m.group(1).strip("{}"), m.group(0)), text)
 
 
-def _exit_code(ended: SystemExit) -> int:
-    if ended.code is None:
-        return 0
-    if isinstance(ended.code, int):
-        return ended.code & 0xFF
-    _print("%s\n" % (ended.code,))
-    return _PLAIN_FAILURE
+def _exit_code(ended: SystemExit) -> Tuple[int, Optional[str]]:
+    """The exit code that Python would give to `sys.exit`'s argument, and the argument's text where it is no number."""
+    try:
+        if ended.code is None:
+            return 0, None
+        if isinstance(ended.code, int):
+            return (ended.code & 0xFF if -(1 << 63) <= ended.code < 1 << 63 else 0xFF), None
+        message = str(ended.code)
+    except Exception:  # a value whose own methods fail
+        message = "(the argument of sys.exit could not be read)"
+    _print(message + "\n")
+    return _PLAIN_FAILURE, message[:1000]
 
 
 def _print(text: str) -> None:
-    """Onto the rank's log, if its disk has room."""
+    """Onto standard error, or where the script has closed or replaced that, onto the rank's log; if there is room."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
+    except Exception:
+        try:
+            os.write(2, text.encode("utf-8", "replace"))
+        except OSError:
+            pass
 
 
 def _finish(code: int) -> None:
     """End the script's process: a success as Python ends, a failure without waiting for anybody.
 
-    An MPI library finalised at exit, or a thread that is no daemon, would wait for ranks that will never answer.
+    An MPI library finalised at exit, or a thread that is no daemon, would wait for ranks that will never answer; what
+    the script registered with atexit gets a while for that.
     """
     import atexit
+    import threading
 
     if code == 0:
         sys.exit(0)
+    late = threading.Timer(_EXIT_SECONDS, os._exit, (code,))
+    late.daemon = True
     try:
+        late.start()
         atexit._run_exitfuncs()
-    finally:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except (OSError, ValueError):
+            except Exception:  # closed, replaced, or on a full disk
                 pass
+    finally:
         os._exit(code)
 
 

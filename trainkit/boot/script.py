@@ -48,12 +48,20 @@ def watch_threads() -> None:
 
     def hook(args: Any) -> None:
         if args.exc_value is not None:
-            threads.append(describe(args.exc_value, os.getcwd()))
+            threads.append(describe(args.exc_value, here()))
             threads[-1]["thread"] = args.thread.name if args.thread else ""
             del threads[16:]
         shown(args)
 
     threading.excepthook = hook
+
+
+def here() -> str:
+    """The current directory; the root where that was deleted."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return os.sep
 
 
 def _installed(file: str) -> bool:
@@ -93,38 +101,46 @@ def without_own_frames(stack: str) -> str:
 
 def describe(error: BaseException, code: str) -> Dict[str, Any]:
     """An exception as a rank records it: type, message, the user's own file and line, traceback, time."""
-    own = os.path.dirname(os.path.abspath(__file__))
-    frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if os.path.dirname(os.path.abspath(f.filename)) != own
-    ]
-    places = [(f.filename, f.lineno or 0, f.name) for f in frames]
     message = _text(error)
+    found = {"exception": _name(type(error)), "message": message[:_LIMIT], "failed": time.time()}
+    found["memory"] = isinstance(error, MemoryError) or any(words in message.lower() for words in _OUT_OF_MEMORY)
+    try:
+        found.update(_place(error, message, code))
+    except Exception as other:  # an exception of a strange kind, or the current directory is gone
+        found["traceback"] = "%s: %s\n(no more can be said: %r)\n" % (found["exception"], found["message"], other)
+    return found
+
+
+def _place(error: BaseException, message: str, code: str) -> Dict[str, Any]:
+    """Where an exception comes from, and its traceback; of a data loader's worker, its own and its message."""
+    own = os.path.dirname(os.path.abspath(__file__))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if os.path.dirname(f.filename) != own]
+    places = [(f.filename, f.lineno or 0, f.name) for f in frames]
+    found: Dict[str, Any] = {}
     if "Original Traceback (most recent call last):" in message:  # re-raised from a data loader's worker process
         inner = message.split("Original Traceback (most recent call last):", 1)[1]
         places += places_in(inner)
-        message = inner.strip().splitlines()[-1].partition(": ")[2] or message
+        found["message"] = (inner.strip().splitlines()[-1].partition(": ")[2] or message)[:_LIMIT]
     place = users_place(places, code)
     if isinstance(error, SyntaxError) and error.filename:
         place = (error.filename, error.lineno or 0, "")
     shown = traceback.TracebackException.from_exception(error)
     shown.stack = traceback.StackSummary.from_list(frames)
-    kind = type(error)
-    name = kind.__name__ if kind.__module__ in ("builtins", "__main__") else kind.__module__ + "." + kind.__name__
-    return {
-        "exception": name,
-        "message": message[:_LIMIT],
-        "file": place[0] if place else None,
-        "line": place[1] if place else None,
-        "function": place[2] if place else None,
-        "traceback": "".join(shown.format())[-_LIMIT:],
-        "memory": isinstance(error, MemoryError) or any(words in message.lower() for words in _OUT_OF_MEMORY),
-        "failed": time.time(),
-    }
+    found.update(zip(("file", "line", "function"), place or (None, None, None)))
+    found["traceback"] = "".join(shown.format())[-_LIMIT:]
+    return found
+
+
+def _name(kind: type) -> str:
+    """An exception's type by the name that users know it by."""
+    module = kind.__module__
+    known = isinstance(module, str) and module not in ("builtins", "__main__")
+    return "%s.%s" % (module, kind.__name__) if known else kind.__name__
 
 
 def _text(error: BaseException) -> str:
     """The exception's message; an exception whose own __str__ fails still gets a record."""
     try:
         return str(error)
-    except Exception:
+    except BaseException:  # whatever that raises, it is not what ended the script
         return "(its message could not be read)"
