@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -176,6 +177,25 @@ def test_a_closed_pipe_is_no_traceback(workspace: Any) -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("settings", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-8"}, {"COLUMNS": "1"}])
+def test_any_text_is_shown_in_any_alphabet(workspace: Any, settings: dict[str, str]) -> None:
+    run_id = make_run(workspace.root, arguments=["\u00e4", "half \ud800"], display_name="\U0001f600")
+    (RunDir(workspace.root / "runs" / "birds" / run_id).attempt(1).rank_log(0)).write_bytes(b"\xff\xc3\xa9\n")
+    for words in (["show", run_id], ["show", run_id, "--json"], ["runs"], ["logs", run_id], ["logs", run_id, "--json"]):
+        command = [sys.executable, "-m", "trainkit.cli", *words]
+        done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
+        if "--json" in words:
+            json.loads(done.stdout)
+
+
+def test_closed_streams_are_no_fault(workspace: Any) -> None:
+    make_run(workspace.root)
+    code = "import os, sys; os.close(0); os.close(1); os.close(2); os.execv(sys.executable, sys.argv[1:])"
+    command = [sys.executable, "-c", code, sys.executable, "-m", "trainkit.cli", "runs"]
+    assert subprocess.run(command).returncode == 0
 
 
 def test_init_makes_a_workspace_once(tmp_path: Path, cli: Cli) -> None:

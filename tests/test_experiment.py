@@ -36,6 +36,14 @@ def test_a_name_is_possible_or_refused(workspace: Workspace, name: str) -> None:
             Experiment(workspace, name)
 
 
+def test_the_longest_possible_name_has_runs(workspace: Workspace) -> None:
+    experiment = Experiment(workspace, "x" * 255)
+    with experiment.start_logging(snapshot_directory=None) as run:
+        run.log("a", 1)
+    assert workspace.get_run(run.id).get_metrics() == {"a": 1}
+    assert [found.id for found in experiment.get_runs()] == [run.id]
+
+
 def test_it_needs_a_workspace_and_a_text(workspace: Workspace) -> None:
     with pytest.raises(UserErrorException, match="workspace"):
         Experiment("exp", workspace)  # type: ignore[arg-type]

@@ -40,8 +40,8 @@ def experiment_dir(root: Path, experiment: str) -> Path:
 
 
 def new_id(experiment: str) -> str:
-    """An id that no other run has."""
-    return "%s_%d_%s" % (check_experiment_name(experiment), time.time(), os.urandom(4).hex())
+    """An id that no other run has; it is a file's name, so a very long experiment's is cut."""
+    return "%s_%d_%s" % (check_experiment_name(experiment)[:200], time.time(), os.urandom(4).hex())
 
 
 def is_run_id(name: Any) -> bool:

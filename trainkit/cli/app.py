@@ -110,9 +110,13 @@ def main(arguments: list[str]) -> int:
     """Run one command line; the exit code. Every error has become a line on standard error."""
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json = "--json" in own
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a terminal's alphabet lacks is shown, never an error
+            stream.reconfigure(errors="backslashreplace")
     try:
         result: Any = trainkit.main(args=arguments, prog_name="trainkit", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where it was closed by whoever started this
+            sys.stdout.flush()
         return result if isinstance(result, int) else codes.DONE
     except click.exceptions.Exit as e:
         return e.exit_code
