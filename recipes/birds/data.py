@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -101,10 +101,15 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     """Tensors of pictures: changed at random where `seed` is given, else only resized and cut to the centre.
 
     What happens to a picture follows from (seed, epoch, its number), so it does not depend on ranks or workers.
+    Changed pictures are 7/8 as large: a random part fills the frame more than the whole does, and things should look
+    as large in training as later (Touvron et al., "Fixing the train-test resolution discrepancy", 2019). It also saves
+    a quarter of the time.
     """
 
     def __init__(self, pairs: tuple[Pair, ...], shape: Preprocessing, seed: int | None) -> None:
-        self.pairs, self.shape, self.seed, self.epoch = pairs, shape, seed, 0
+        self.pairs, self.seed, self.epoch = pairs, seed, 0
+        part = max(32, shape.size * 7 // 8 // 16 * 16)
+        self.shape = shape if seed is None else replace(shape, size=part, resize=part)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -113,7 +118,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         file, label = self.pairs[number]
         image = read_picture(file)
         if self.seed is not None:
-            image = varied(image, self.shape.resize, default_rng([self.seed, self.epoch, number]))
+            image = varied(image, self.shape.size, default_rng([self.seed, self.epoch, number]))
         return torch.from_numpy(self.shape.apply(image)), label
 
 

@@ -69,7 +69,7 @@ def picture(split: str, kind: str, number: int) -> Image.Image:
 
 def _placement(fine: int, rng: Generator) -> Points:
     """The matrix from the bird's frame to pixels: place, size, facing left or right, seen a little from the side."""
-    scale = rng.uniform(0.34, 0.54)
+    scale = rng.uniform(0.36, 0.56)
     roll = np.deg2rad(rng.uniform(-7, 7))
     facing = -1.0 if rng.random() < 0.5 else 1.0
     stretch = np.array([[facing * rng.uniform(0.74, 1.0), rng.uniform(-0.1, 0.1)], [0.0, 1.0]])

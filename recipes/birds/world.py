@@ -70,11 +70,11 @@ def join(env: Mapping[str, str]) -> Here:
     torch.set_flush_denormal(True)  # numbers near zero cost ten times the time on some processors
     meeting = None
     if rank.world_size > 1:
-        # NCCL wants a GPU for each rank of the machine: it is asked only where there is one.
-        alone = cuda and torch.cuda.device_count() in (1, *range(rank.local_size, 1 + torch.cuda.device_count()))
+        # NCCL wants a GPU for each rank: either all are to be seen here, or the launcher shows each rank its own.
+        own_gpu = cuda and (torch.cuda.device_count() >= rank.local_size or torch.cuda.device_count() == 1)
         address, meeting = _meeting(rank, world.key, env)
         dist.init_process_group(
-            "nccl" if alone else "gloo", init_method=address, rank=rank.rank, world_size=rank.world_size
+            "nccl" if own_gpu else "gloo", init_method=address, rank=rank.rank, world_size=rank.world_size
         )
     return Here(rank.rank, rank.world_size, device, min(8, cores) if cuda else 0, meeting)
 
