@@ -67,8 +67,12 @@ def find_mpi(interpreter: str) -> Mpi:
 
 
 def _version(mpirun: str) -> str:
-    shown = subprocess.run([mpirun, "--version"], capture_output=True, text=True, timeout=20).stdout.strip()
-    return shown.splitlines()[0] if shown else ""
+    """The first line of what it says of itself. Raises LaunchError where it cannot even do that."""
+    shown = subprocess.run([mpirun, "--version"], capture_output=True, text=True, timeout=20)
+    if shown.returncode != 0:
+        words = (shown.stderr.strip() or shown.stdout.strip()).splitlines()
+        raise LaunchError(f"{mpirun} does not work here: {words[0] if words else f'exit code {shown.returncode}'}")
+    return shown.stdout.strip().splitlines()[0] if shown.stdout.strip() else ""
 
 
 def _belonging(kind: str, library: Path, version: str) -> str | None:

@@ -249,6 +249,13 @@ def test_a_killed_rank_fails_the_run_of_all(here: Path, workspace: Workspace) ->
         process.communicate(timeout=30)
 
 
+def test_where_nothing_can_be_written_one_error_says_so(tmp_path: Path) -> None:
+    (tmp_path / ".trainkit").write_text("in the way")
+    script = "from trainkit import Run; Run.get_context()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "WorkspaceException: This script was started by hand" in done.stderr
+
+
 def test_allow_offline_false_refuses(here: Path) -> None:
     script = "from trainkit import Run; Run.get_context(allow_offline=False)"
     done = subprocess.run([sys.executable, "-c", script], cwd=here, capture_output=True, text=True, timeout=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -28,7 +29,9 @@ from trainkit import (
 from trainkit.boot.gpus import Gpu
 from trainkit.boot.identity import node_environment
 from trainkit.boot.rundir import RunDir, read_json
+from trainkit.distributed import SpreadConfiguration
 from trainkit.errors import (
+    ActivityFailedException,
     ExperimentExecutionException,
     RunConfigurationException,
     SnapshotException,
@@ -77,6 +80,43 @@ def test_a_run_is_recorded_and_runs(workspace: Workspace, source: Path) -> None:
     assert (run_dir.outputs / "seen").read_text() == "['--lr', '0.1', '0'] blue\n"
     assert stat.S_IMODE(run_dir.path.stat().st_mode) == 0o700
     assert stat.S_IMODE(run_dir.job.stat().st_mode) == 0o600
+
+
+def test_all_files_are_private_whatever_the_users_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0)
+    try:
+        workspace = Workspace.create("open", path=str(tmp_path))
+        run = Experiment(workspace, "birds").submit(ScriptRunConfig(source, "train.py"))
+        run.tag("a", "b")
+        run.wait_for_completion()
+    finally:
+        os.umask(before)
+    found = [tmp_path / "config.json", workspace.root, *workspace.root.rglob("*")]
+    assert run.directory / "driver.log" in found and run.directory / "outputs" / "seen" in found
+    assert [str(path) for path in found if not path.is_symlink() and path.stat().st_mode & 0o077] == []
+
+
+def test_what_would_make_a_prompt_of_the_scripts_end_is_not_passed_on(workspace: Workspace, source: Path) -> None:
+    environment = Environment("e", environment_variables={"PYTHONINSPECT": "1"})
+    run = Experiment(workspace, "birds").submit(ScriptRunConfig(source, "train.py", environment=environment))
+    run.wait_for_completion()
+    assert run.get_status() == "Completed"
+
+
+@pytest.mark.parametrize("spread", ["fork", "mpi"])
+def test_an_interpreter_that_cannot_start_is_told_by_its_own_words(
+    workspace: Workspace, source: Path, spread: str
+) -> None:
+    environment = Environment("e", environment_variables={"PYTHONUTF8": "bad"})
+    world = SpreadConfiguration(spread, 2, 1)
+    config = ScriptRunConfig(source, "train.py", environment=environment, distributed_job_config=world)
+    run = Experiment(workspace, "birds").submit(config)
+    with pytest.raises(ActivityFailedException, match="exited with code 1(.|\n)*invalid PYTHONUTF8") as failed:
+        run.wait_for_completion()
+    assert failed.value.verdict["log"].endswith("agent-0.log")
 
 
 def test_a_command_runs_once_on_a_node(workspace: Workspace, source: Path) -> None:

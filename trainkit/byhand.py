@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.boot import worlds
 from trainkit.boot.config import DEFAULT_ROOT, find_config, load_config, read_values
-from trainkit.boot.rundir import make_private
-from trainkit.errors import UserErrorException
+from trainkit.boot.newrun import make_root
+from trainkit.errors import UserErrorException, WorkspaceException
 
 if TYPE_CHECKING:
     from trainkit.run import Run
@@ -63,11 +63,14 @@ def workspace_here(start: Path) -> tuple[Path, str]:
 
 
 def _made(root: Path) -> Path:
-    """The root, made as a workspace makes it: private, and ignored by git."""
-    if not root.is_dir():
-        make_private(root)
-        (root / ".gitignore").write_text("*\n", encoding="utf-8")
-    return root
+    """The root, made as a workspace makes it. Raises WorkspaceException where it cannot be."""
+    try:
+        return make_root(root)
+    except OSError as error:
+        raise WorkspaceException(
+            f"This script was started by hand, and {root} cannot be made for its run ({error.strerror}). Start it in a "
+            "directory that you can write to."
+        ) from error
 
 
 def script() -> str:

@@ -24,7 +24,7 @@ from trainkit.boot.config import (
     require_config,
     workspace_directory,
 )
-from trainkit.boot.rundir import make_private
+from trainkit.boot.newrun import make_root
 from trainkit.errors import UserErrorException, WorkspaceException
 
 if TYPE_CHECKING:
@@ -156,15 +156,12 @@ class Workspace:
     def prepare_root(self) -> Path:
         """The root directory, made where it is missing. Raises WorkspaceException where that cannot be."""
         try:
-            if not self.root.is_dir():
-                make_private(self.root)
-                (self.root / ".gitignore").write_text("*\n", encoding="utf-8")
+            return make_root(self.root)
         except OSError as error:
             raise WorkspaceException(
                 f"The workspace's root {self.root} cannot be made ({error.strerror}). Name a directory that you can "
                 f'write to as "root" in {self.config.path}.'
             ) from error
-        return self.root
 
     @property
     def name(self) -> str:

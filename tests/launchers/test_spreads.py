@@ -10,6 +10,7 @@ import pytest
 
 from trainkit import outcome
 from trainkit.boot import plugins
+from trainkit.errors import LaunchError
 from trainkit.job import Job, Node
 from trainkit.testing import launch, make_job, wait_until
 from trainkit_launchers.local import Local
@@ -70,6 +71,14 @@ def test_the_mpirun_belongs_to_the_library_that_ranks_load() -> None:
 
 
 @pytest.mark.engine
+def test_an_mpirun_that_does_not_work_says_why(tmp_path: Path) -> None:
+    for name, words in (("python", "no"), ("mpirun", "no home directory")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {words} >&2\nexit 3\n")
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(LaunchError, match="mpirun does not work here: no home directory"):
+        find_mpi(str(tmp_path / "python"))
+
+
 def test_two_silent_worlds_of_one_are_an_error_that_names_both_libraries(tmp_path: Path) -> None:
     """Ranks whose MPI library was not started by their mpirun: here by fork, which is none."""
     job, attempt = make_job(

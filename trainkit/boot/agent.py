@@ -143,6 +143,7 @@ class Agent:
         environment.update(self.job.environment)
         environment.update(job_environment(self.job, node))
         environment.update(node_environment(self.job, self.node))
+        environment.pop("PYTHONINSPECT", None)  # would make a prompt of every script's end
         make_private(self.attempt.logs)
         for command in spread(self.job.spread)(self.job, node):
             own = {**environment, **command.environment}

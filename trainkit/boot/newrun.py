@@ -29,6 +29,16 @@ def check_experiment_name(name: Any) -> str:
     )
 
 
+def make_root(root: Path) -> Path:
+    """A workspace's root, made where it is missing: private, and ignored by git. Raises OSError."""
+    if not root.is_dir():
+        make_private(root)
+        file = os.open(str(root / ".gitignore"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.write(file, b"*\n")
+        os.close(file)
+    return root
+
+
 def experiments_dir(root: Path) -> Path:
     """The folder that holds one folder for each experiment."""
     return Path(root) / "runs"
