@@ -99,6 +99,25 @@ def test_all_files_are_private_whatever_the_users_umask(
     assert [str(path) for path in found if not path.is_symlink() and path.stat().st_mode & 0o077] == []
 
 
+def test_what_a_killed_submit_left_is_swept_up_a_day_later(workspace: Workspace, source: Path) -> None:
+    runs, store = workspace.root / "runs" / "birds", workspace.root / "snapshots"
+    left = [runs / ".birds_1_aa", store / ".abcd"]
+    young = [runs / ".birds_2_bb", store / ".efgh"]
+    for folder, file in (left, young):
+        (folder / "code").mkdir(parents=True)
+        store.mkdir(exist_ok=True)
+        file.write_text("half")
+    for path in left:
+        os.utime(path, (0, 0))
+    kept = [
+        run for _ in range(2) if (run := Experiment(workspace, "birds").submit(ScriptRunConfig(source, "train.py")))
+    ]
+    assert [path.exists() for path in left + young] == [False, False, True, True]
+    assert [run.number for run in kept] == [1, 2]
+    for run in kept:
+        run.wait_for_completion()
+
+
 def test_what_would_make_a_prompt_of_the_scripts_end_is_not_passed_on(workspace: Workspace, source: Path) -> None:
     environment = Environment("e", environment_variables={"PYTHONINSPECT": "1"})
     run = Experiment(workspace, "birds").submit(ScriptRunConfig(source, "train.py", environment=environment))

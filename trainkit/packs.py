@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from trainkit.boot.rundir import make_private, read_json, replace
+from trainkit.boot.rundir import make_private, read_json, replace, sweep
 from trainkit.errors import SnapshotException, WorkspaceException
 from trainkit.tree import KEY_BYTES, Entry, Tree, holds_private_key, secret_words
 
@@ -83,7 +83,8 @@ class Store:
     def record(self, source: Path, tree: Tree) -> Snapshot:
         """Read every file, and store what is new. Raises Changed, storing nothing under an id."""
         started = time.time_ns()
-        make_private(self.path / "objects")
+        for folder in (make_private(self.path / "objects"), self.path):
+            sweep(folder, directories=False)
         with _whole_file(self.path) as (pack, keep):
             entries, secrets = self._fill(pack, source, tree)
             pack_bytes = pack.tell()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.boot import newrun
 from trainkit.boot.reserved import Reserved
-from trainkit.boot.rundir import RunDir, make_private, publish
+from trainkit.boot.rundir import RunDir, make_private, publish, sweep
 from trainkit.errors import ExperimentExecutionException, UserErrorException
 from trainkit.plan import Plan, decide
 
@@ -58,6 +58,7 @@ def carry_out(workspace: Workspace, decided: Plan, parent: str | None = None) ->
     making = final.with_name("." + run_id)
     try:
         make_private(making)
+        sweep(making.parent, directories=True)
         _write(workspace, decided, RunDir(making), final, parent)
         os.rename(making, final)
     except OSError as error:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Union
 
 from trainkit.errors import WorkspaceException
 
 PathLike = Union[str, "os.PathLike[str]"]
+_HALF_MADE_SECONDS = 24 * 3600.0  # nothing is in the making for longer
 TERMINAL = ("Completed", "Failed", "Canceled")
 
 
@@ -107,6 +109,21 @@ def make_private(path: PathLike) -> Path:
     for folder in reversed(missing):  # makedirs would give only the last one its mode
         folder.mkdir(mode=0o700, exist_ok=True)
     return path
+
+
+def sweep(folder: PathLike, directories: bool) -> None:
+    """Remove what killed processes left half made in `folder`: its hidden directories, or files, of yesterday."""
+    import shutil
+
+    with os.scandir(folder) as found:
+        hidden = [entry for entry in found if entry.name[0] == "."]
+    for entry in hidden:
+        try:
+            old = entry.stat(follow_symlinks=False).st_mtime < time.time() - _HALF_MADE_SECONDS
+            if old and entry.is_dir(follow_symlinks=False) == directories:
+                shutil.rmtree(entry.path) if directories else os.unlink(entry.path)
+        except OSError:  # another process was faster
+            continue
 
 
 def read_json(path: PathLike, *keys: str) -> Optional[Any]:
