@@ -111,7 +111,8 @@ def kill_driver(workspace: Workspace, folder: Path) -> Killed:
 
 
 _CLIENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a background shell starts ignores Ctrl-C
 from trainkit import Workspace
 from trainkit.testing.runs import submit
 from pathlib import Path
