@@ -62,24 +62,22 @@ def repeated(name: str, times: int, once: Callable[[Path], Any], judge: Callable
         if problem:
             wrong.append(f"{number}: {problem}")
         if isinstance(seen, runs.Killed):
-            gone.append(seen.gone_seconds)
+            gone += [seen.gone_seconds] if seen.gone_seconds else []
             known.append(seen.known_seconds)
     row = {"fault": name, "repeats": times, "right": times - len(wrong), "wrong": wrong[:3]}
-    if gone:
-        row.update(
-            gone_median=statistics.median(gone), gone_max=max(gone),
-            known_median=statistics.median(known), known_max=max(known),
-        )  # fmt: skip
+    for key, values in (("gone", gone), ("known", known)):
+        if values:
+            row.update({f"{key}_median": statistics.median(values), f"{key}_max": max(values)})
     print(text(row), flush=True)
     return row
 
 
 def text(row: dict[str, Any]) -> str:
     """A row as a line of the table."""
-    times = (
-        "{gone_median:.2f} / {gone_max:.2f} | {known_median:.2f} / {known_max:.2f}" if "gone_median" in row else " | "
-    )
-    return f"| {row['fault']} | {row['right']} of {row['repeats']} | " + times.format(**row) + " |"
+    cells = [
+        f"{row[k + '_median']:.2f} / {row[k + '_max']:.2f}" if row.get(k + "_max") else "" for k in ("gone", "known")
+    ]
+    return f"| {row['fault']} | {row['right']} of {row['repeats']} | {' | '.join(cells)} |"
 
 
 def killed(victim: str) -> Callable[[Path], Any]:
