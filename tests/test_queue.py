@@ -7,13 +7,17 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trainkit import AmlCompute, ComputeTarget, Experiment, ScriptRunConfig, Workspace
+from trainkit import AmlCompute, ComputeTarget, Experiment, ScriptRunConfig, Workspace, drivers
+from trainkit.boot.processes import boot_id
 from trainkit.boot.rundir import RunDir, read_json, read_lines
+from trainkit.cli.app import main
+from trainkit.testing.kills import processes_of
 
 SECONDS = 60.0
 SCRIPT = """
@@ -120,3 +124,44 @@ def test_a_place_survives_the_kill_of_its_driver(
     for run in (fourth, third, *first):
         run.wait_for_completion()
         assert run.get_status() == "Completed"
+
+
+def test_after_a_restart_of_the_machine_any_command_goes_on(
+    workspace: Workspace, tmp_path: Path, submit: Callable[[str], Any]
+) -> None:
+    first, second, third = submit("one"), submit("one"), submit("never")
+    for run in (first, second):
+        until(lambda run=run: run._dir.attempt(1).rank_log(0).exists(), "the first two run")  # type: ignore[misc]
+    for run in (first, second, third):  # nothing of any of them survives
+        os.kill(until(lambda run=run: driver_of(run._dir), "a driver"), signal.SIGKILL)  # type: ignore[misc]
+    for run in (first, second):
+        for pid in processes_of(run.directory, run.id):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for file in run.directory.glob("attempts/1/**/*.json"):
+            file.write_text(file.read_text().replace(boot_id(), "another-start"))
+    (tmp_path / "never").touch()
+
+    def ended() -> bool:
+        assert main(["-w", str(workspace.config.path), "compute", "list"]) == 0  # a command that looks at no run
+        return all(run._dir.state.exists() for run in (first, second, third))
+
+    until(ended, "the end of all")
+    assert [run.get_status() for run in (first, second, third)] == ["Failed", "Failed", "Completed"]
+    assert first.get_detailed_status()["details"].startswith("machine restarted")
+
+
+def test_many_looks_at_once_start_one_driver(
+    workspace: Workspace, tmp_path: Path, submit: Callable[[str], Any]
+) -> None:
+    run = submit("go")
+    until(lambda: run.get_status() == "Running", "it runs")
+    until(lambda: drivers._just_spawned(run._dir) is False, "the driver is no new one")
+    os.kill(until(lambda: driver_of(run._dir), "a driver"), signal.SIGKILL)
+    until(lambda: driver_of(run._dir) is None, "the driver's death")
+    before = len(drivers._spawned)
+    for _ in range(50):
+        run.get_status()
+    assert len(drivers._spawned) <= before + 1
+    (tmp_path / "go").touch()
+    run.wait_for_completion()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from trainkit.boot.rundir import RunDir
 from trainkit.errors import TrainkitError
 from trainkit.slots import Slots
 
+_STARTING_SECONDS = 2.0
 _spawned: list[subprocess.Popen[bytes]] = []  # this process's drivers, kept to be reaped as they end
 
 
@@ -21,6 +23,8 @@ def spawn(run_dir: str | Path) -> None:
     run = RunDir(run_dir)
     from trainkit.boot.ranks import without_ranks
 
+    os.close(os.open(run.driver_lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.utime(run.driver_lock)
     _spawned[:] = [driver for driver in _spawned if driver.poll() is None]
     with os.fdopen(os.open(run.driver_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         driver = subprocess.Popen(
@@ -36,10 +40,20 @@ def ensure(run_dir: str | Path) -> None:
     if run.state.exists() or not run.job.exists():
         return
     with suppress(OSError):  # deleted, read-only, another user's, no room: whoever can look after it will
+        if _just_spawned(run):
+            return
         lock = processes.hold_lock(run.driver_lock)
         if lock is not None:
             os.close(lock)
             spawn(run_dir)
+
+
+def _just_spawned(run: RunDir) -> bool:
+    """Whether somebody has started a driver a moment ago, which needs that long to take its lock."""
+    try:
+        return abs(time.time() - run.driver_lock.stat().st_mtime) < _STARTING_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def adopt(root: str | Path) -> None:

@@ -119,7 +119,7 @@ class RecordedRun(RunContext):
         if self._inside:  # a job's own nodes do not look after its driver
             status, details = outcome.status_of(self._dir.path)
         else:
-            status, details = look(self._dir, float(self._record.get("created", 0.0)))
+            status, details = look(self._dir)
         return {"status": status, "details": details}
 
     def get_details(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,13 +10,10 @@ from typing import Any
 from trainkit import events, outcome, runfiles
 from trainkit.boot.rundir import TERMINAL, RunDir, read_json
 
-_YOUNG_SECONDS = 2.0  # a driver that was started just now is not looked after yet
 
-
-def look(run_dir: RunDir, created: float = 0.0) -> tuple[str, str]:
+def look(run_dir: RunDir) -> tuple[str, str]:
     """The run's status and a sentence of detail. A run that has lost its driver, or its process, is looked after."""
-    driven = run_dir.job.exists() and not run_dir.state.exists()
-    if driven and time.time() - created > _YOUNG_SECONDS:
+    if run_dir.job.exists() and not run_dir.state.exists():
         from trainkit.drivers import ensure
 
         ensure(run_dir.path)

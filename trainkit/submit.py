@@ -145,6 +145,7 @@ def _start(workspace: Workspace, decided: Plan, run_dir: Path) -> None:
     slots.request(run_dir.name, run_dir, decided.job.nodes)
     try:
         drivers.spawn(run_dir)
+        drivers.adopt(workspace.root)  # what lost its driver, as by a restart of the machine, goes on too
     except BaseException:
         slots.release(run_dir.name)
         raise

@@ -84,7 +84,7 @@ def _standing(run: RunDir, record: dict[str, Any]) -> tuple[str, str, dict[str, 
         return str(state["status"]), str((state.get("verdict") or {}).get("summary") or ""), state
     from trainkit.rundetails import look
 
-    status, details = look(run, float(record["created"]))
+    status, details = look(run)
     return status, details, read_json(run.state, "status") or {}
 
 

@@ -23,7 +23,9 @@ def workspace() -> Workspace:
     """The workspace of `--workspace`, else the one around the current directory."""
     from trainkit.workspace import Workspace
 
-    return Workspace.from_config(path=_named())
+    found = Workspace.from_config(path=_named())
+    _adopt(found.root)
+    return found
 
 
 def _named() -> str | None:
@@ -36,7 +38,17 @@ def root() -> Path:
     """The directory of the workspace's files; cheaper than `workspace`, for commands that only read."""
     from trainkit.boot.config import load_config, require_config
 
-    return load_config(require_config(Path(_named() or "."))).root
+    found = load_config(require_config(Path(_named() or "."))).root
+    _adopt(found)
+    return found
+
+
+def _adopt(root: Path) -> None:
+    """After a restart of the machine, the first command goes on with what was queued."""
+    if (root / "targets").is_dir():
+        from trainkit.drivers import adopt
+
+        adopt(root)
 
 
 def run_dirs(root: Path) -> Iterator[Path]:
