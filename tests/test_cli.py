@@ -304,6 +304,8 @@ def test_cancelling_what_has_ended_says_so(workspace: Any, cli: Cli) -> None:
 
 
 def test_snapshot_lists_without_taking(workspace: Any, cli: Cli) -> None:
+    Path("a\x1b[2J\nb").write_text("x")
+    assert "a\\x1b[2J\\nb" in cli("snapshot", "--dry-run").out
     Path("train.py").write_text("print(1)\n")
     Path("__pycache__").mkdir()
     Path("__pycache__/x.pyc").write_text("x")

@@ -36,6 +36,15 @@ def test_a_name_is_possible_or_refused(workspace: Workspace, name: str) -> None:
             Experiment(workspace, name)
 
 
+def test_a_name_that_no_zip_file_can_hold_is_said(experiment: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "half\udcff").write_text("x")
+    with experiment.start_logging(snapshot_directory=tmp_path / "source") as run:
+        pass
+    with pytest.raises(UserErrorException, match="no zip file can"):
+        run.restore_snapshot(path=tmp_path)
+
+
 def test_the_longest_possible_name_has_runs(workspace: Workspace) -> None:
     experiment = Experiment(workspace, "x" * 255)
     with experiment.start_logging(snapshot_directory=None) as run:

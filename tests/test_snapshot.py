@@ -341,3 +341,17 @@ def test_any_names_and_contents(tmp_path_factory: pytest.TempPathFactory, files:
     snapshot = take(top / "source", top / "code", top / "store")
     assert contents(top / "code") == contents(top / "source")
     assert json.loads((top / "store" / f"{snapshot.id}.json").read_text())["format"] == 1
+
+
+def test_files_that_come_and_go_are_no_error_for_long(source: Path, tmp_path: Path) -> None:
+    code = "import os, sys\nwhile True:\n  open(sys.argv[1], 'w').close()\n  os.unlink(sys.argv[1])"
+    writer = subprocess.Popen([sys.executable, "-c", code, str(source / "brief.tmp")])
+    try:
+        for number in range(40):
+            try:
+                take(source, tmp_path / f"code{number}", tmp_path / "store")
+            except SnapshotException as error:
+                assert "brief.tmp changes while it is recorded" in error.message
+    finally:
+        writer.kill()
+        writer.wait()

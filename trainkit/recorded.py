@@ -257,6 +257,11 @@ class RecordedRun(RunContext):
             made = Path(shutil.make_archive(str(making / "source"), "zip", making / "source"))
             target = Path(path or ".") / f"{wanted}.zip"
             copy(made, target)
+        except UnicodeEncodeError as error:
+            raise UserErrorException(
+                f"The snapshot {wanted} holds the name {error.object!r}, which no zip file can: take its files from "
+                f"{self._dir.code}."
+            ) from error
         finally:
             shutil.rmtree(making, ignore_errors=True)
         return str(target)

@@ -136,7 +136,13 @@ def _recorded(source: Path, store: Store, limit_bytes: int, limit_files: int | N
     """The snapshot of `source` as it is now; a file that changes meanwhile is tried again."""
     changed: Changed | None = None
     for _ in range(_ATTEMPTS):
-        tree = read_tree(source, root)
+        try:
+            tree = read_tree(source, root)
+        except SnapshotException as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            changed = Changed(error.__cause__.filename)  # it vanished between its directory's listing and its turn
+            continue
         check_limits(source, tree, limit_bytes, limit_files)
         try:
             return store.known(source, tree) or store.record(source, tree)

@@ -77,7 +77,7 @@ def snapshot(source: Path, dry_run: bool, as_json: bool) -> None:
 
 
 def _listing(value: dict[str, Any]) -> str:
-    lines = [f"{output.size(count):>9}  {name}" for name, count in value["files"].items()]
-    lines += [f"{'left out':>9}  {words}" for words in value["left_out"]]
+    lines = [f"{output.size(count):>9}  {output.cell(name)}" for name, count in value["files"].items()]
+    lines += [f"{'left out':>9}  {output.cell(words)}" for words in value["left_out"]]
     lines.append(f"{output.size(value['bytes']):>9}  in {len(value['files'])} files of {value['source']}")
     return "\n".join(lines)
