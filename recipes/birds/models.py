@@ -20,12 +20,12 @@ WEIGHTS = {
 }
 _IMAGENET_CLASSES = 1000
 _EARLY = {
-    "efficientnet_lite0": ("conv_stem", "bn1", "blocks.0", "blocks.1"),
+    "efficientnet_lite0": ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2"),
     "resnet18": ("conv1", "bn1", "layer1"),
     "resnet34": ("conv1", "bn1", "layer1"),
 }
 _LAST = {"efficientnet_lite0": "classifier", "resnet18": "fc", "resnet34": "fc"}
-_LARGEST = 224  # pixels: what the weights were trained with
+_LARGEST = 256  # pixels: 8/7 of the 224 that the weights were trained with, see `data.Pictures`
 _RESNET_URLS = {  # eight digits of a file's sha256 are part of its published name
     "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
     "resnet34": "https://download.pytorch.org/models/resnet34-b627a593.pth",

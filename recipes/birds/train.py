@@ -74,7 +74,7 @@ class Trainer:
             learning = groups(args.model, self.plain, args.learning_rate, BODY_RATE, HEAD_RATE)
         self.model = here.model(self.plain)
         self.optimizer = torch.optim.SGD(
-            learning, args.learning_rate, args.momentum, nesterov=args.momentum > 0, weight_decay=WEIGHT_DECAY
+            learning, args.learning_rate, args.momentum, 0, WEIGHT_DECAY, nesterov=args.momentum > 0, fused=True
         )
         steps = args.num_epochs * len(self.loaders["train"])
         self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: schedule(step, steps))
@@ -84,20 +84,17 @@ class Trainer:
         training = phase == "train"
         model = self.model if training else self.plain
         model.train(training)
-        if not training:
-            self.here.agree(self.plain)
+        self.here.agree(self.plain)
         for module in model.modules():  # known statistics are better than those of a few pictures
             if self.pretrained and isinstance(module, nn.BatchNorm2d):
                 module.eval()
-        loader = self.loaders[phase]
+        loader, smoothing = self.loaders[phase], LABEL_SMOOTHING if training else 0.0
         sums = Progress(self.run, phase, number, self.args.num_epochs, len(loader), self.here.size)
         for pictures, labels in loader.epoch(number):
             labels = labels.to(self.here.device)
             with torch.set_grad_enabled(training):
                 scores = model(self.here.put(pictures))
-                loss = nn.functional.cross_entropy(
-                    scores, labels, reduction="sum", label_smoothing=LABEL_SMOOTHING if training else 0.0
-                )
+                loss = nn.functional.cross_entropy(scores, labels, reduction="sum", label_smoothing=smoothing)
             if training:
                 # ranks average their gradients, so that this makes them those of the whole batch's mean loss
                 torch.autograd.backward(loss * self.here.size / loader.batch)
@@ -111,22 +108,16 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write model.pt: what rebuilds the network, and how its input is made; loadable with weights_only."""
-        folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.cpu().contiguous() for name, value in self.plain.state_dict().items()}
-        torch.save(
-            {
-                "model": self.args.model,
-                "classes": list(self.classes),
-                "preprocessing": self.shape.to_json(),
-                "state_dict": state,
-            },
-            folder / "model.pt",
-        )
+        facts = {"model": self.args.model, "classes": list(self.classes), "preprocessing": self.shape.to_json()}
+        torch.save({**facts, "state_dict": state}, folder / ".model.pt")
+        os.replace(folder / ".model.pt", folder / "model.pt")  # whole, or not there
 
 
 def main() -> None:
     """Train, report, save."""
     args = arguments()
+    args.output_dir.mkdir(parents=True, exist_ok=True)  # now: not after an hour of training
     here = join(os.environ)
     torch.manual_seed(args.seed)
     run = Run.get_context()

@@ -30,8 +30,8 @@ def test_the_early_layers_stay_and_the_last_learns_fastest(lite0: torch.nn.Modul
     slow, fast = groups("efficientnet_lite0", lite0, 0.001, 2.0, 6.0)
     assert slow["lr"] == pytest.approx(0.002) and fast["lr"] == pytest.approx(0.006)
     assert [tuple(p.shape) for p in fast["params"]] == [(3, 1280), (3,)]
-    assert not any(p.requires_grad for p in lite0.get_submodule("blocks.1").parameters())
-    assert all(p.requires_grad for p in lite0.get_submodule("blocks.2").parameters())
+    assert not any(p.requires_grad for p in lite0.get_submodule("blocks.2").parameters())
+    assert all(p.requires_grad for p in lite0.get_submodule("blocks.3").parameters())
     learning = [p for p in lite0.parameters() if p.requires_grad]
     assert len(slow["params"]) + len(fast["params"]) == len(learning)
 
@@ -65,7 +65,7 @@ def test_fetched_weights_are_kept_and_read_without_a_network(tmp_path: Path) -> 
 
 
 def test_pictures_are_never_enlarged() -> None:
-    assert preprocessing("efficientnet_lite0", 600).size == 224
+    assert preprocessing("efficientnet_lite0", 600).size == 256
     assert preprocessing("efficientnet_lite0", 128).size == 128
     assert preprocessing("resnet18", 200).size == 192
     assert preprocessing("resnet18", 5).size == 32
