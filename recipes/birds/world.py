@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,17 +127,30 @@ def _address_by_mpi(rank: Rank) -> str:
             "meet at; set them, start the script with torchrun or `trainkit submit`, or let the ranks tell each "
             "other through MPI: pip install mpi4py"
         ) from error
-    import socket
-
     world = MPI.COMM_WORLD
     if world.Get_size() != rank.world_size:
         raise RunEnvironmentException(
             f"{rank.dialect} started {rank.world_size} ranks, but mpi4py sees {world.Get_size()}: it uses another MPI "
             f"library ({MPI.Get_library_version().splitlines()[0]}). Use the mpirun of that library."
         )
-    address = ""
-    if rank.rank == 0:
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            address = f"tcp://{socket.gethostbyname(socket.gethostname())}:{probe.getsockname()[1]}"
-    return str(world.bcast(address))
+    return str(world.bcast(_free_address() if rank.rank == 0 else ""))
+
+
+def _free_address() -> str:
+    """A free port of this machine, by an address at which other machines reach it."""
+    name = socket.gethostname()
+    found = []
+    with contextlib.suppress(OSError):
+        found = [str(entry[4][0]) for entry in socket.getaddrinfo(name, None, socket.AF_INET)]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; the kernel picks the address that leads outside
+        found.append(probe.getsockname()[0])
+    outside = [address for address in found if not address.startswith("127.")]
+    if not outside:
+        raise RunEnvironmentException(
+            f"Other machines cannot reach {name}: it knows itself as {', '.join(found) or 'nothing'}. Set MASTER_ADDR "
+            "and MASTER_PORT to an address of the machine of rank 0."
+        )
+    with socket.socket() as listener:
+        listener.bind((outside[0], 0))
+        return f"tcp://{outside[0]}:{listener.getsockname()[1]}"
