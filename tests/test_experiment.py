@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainkit import Experiment, Run, SnapshotException, UserErrorException, Workspace
+from trainkit import Experiment, Run, ScriptRunConfig, SnapshotException, TrainkitError, UserErrorException, Workspace
 from trainkit.boot.newrun import next_number
 from trainkit.experiment import summaries
 
@@ -198,3 +199,26 @@ def test_what_a_run_cannot_do_is_said(experiment: Experiment, tmp_path: Any) -> 
     assert run.take_snapshot(tmp_path / "code") == run.get_snapshot_id()
     run.complete()
     assert run.wait_for_completion()["status"] == "Completed"
+
+
+@pytest.mark.parametrize(
+    "value", [5, 1.5, b"x", [], {}, None, object(), "x" * 10_000, "a\0b", "\ud800"], ids=lambda value: repr(value)[:12]
+)
+def test_a_value_of_another_kind_is_refused_by_name(experiment: Experiment, value: Any) -> None:
+    run = experiment.start_logging(snapshot_directory=None)
+    calls: list[Callable[[], Any]] = [
+        lambda: run.upload_folder("folder", value),
+        lambda: run.upload_file("file", value),
+        lambda: run.register_model("model", "outputs/" if value is None else value),
+        lambda: Experiment(experiment.workspace, value),
+        lambda: experiment.submit(ScriptRunConfig(source_directory=5 if value is None else value, script="x.py")),
+        lambda: experiment.submit(ScriptRunConfig(source_directory=".", script=value)),
+    ]
+    if not isinstance(value, str):
+        calls += [lambda: run.tag(value, 1), lambda: run.download_files(value or 5)]
+        calls += [lambda: run.remove_tags(5 if isinstance(value, (list, dict, bytes)) else value)]
+    for call in calls:
+        with pytest.raises(TrainkitError):
+            call()
+    run.complete()
+    assert (run.get_tags(), run.get_file_names()) == ({}, [])

@@ -105,7 +105,7 @@ def _unexplained(
             if status not in (0, None) and _is_rank(command["argv"]) and 0 < status < 128 and missing:
                 return _verdict(
                     "launch", node=end["node"], exit_code=status, rank=missing[0] if len(missing) == 1 else None,
-                    summary=f"The process of {_ranks(missing)} exited with code {status} before the script began.",
+                    summary=f"The process of {_ranks(missing)} exited with code {status} and left no record.",
                 )  # fmt: skip
             if status not in (0, None) and not _is_rank(command["argv"]):
                 name = "torchrun" if "torch.distributed.run" in command["argv"] else Path(command["argv"][0]).name

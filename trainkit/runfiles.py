@@ -108,7 +108,7 @@ def download_all(
 ) -> list[Path]:
     """Copy all files whose names start with `prefix`; nothing is copied where a name or path is wrong."""
     if prefix:
-        checked_name(prefix.rstrip("/") or prefix)
+        checked_name(_without_slash(prefix))
     found = {name: path for name, path in listing(run_dir).items() if name.startswith(prefix or "")}
     if output_paths is None:
         base = Path(output_directory or ".")
@@ -124,6 +124,11 @@ def download_all(
     return list(plan.values())
 
 
+def _without_slash(name: object) -> object:
+    """A folder's name as a file's; anything that is no text, and a lone slash, as it is."""
+    return (name.rstrip("/") or name) if isinstance(name, str) else name
+
+
 def _without(prefix: str, name: str) -> str:
     """A name without the folder that its prefix is, or ends in."""
     for folder in (prefix.rstrip("/"), prefix.rpartition("/")[0]):
@@ -137,7 +142,7 @@ def of_model(run_dir: RunDir, model_path: str) -> Mapping[str, Path]:
 
     A file goes by its last name, a folder's files below the folder's: "outputs/" gives "outputs/model.pt".
     """
-    name = checked_name(model_path.rstrip("/") or model_path)
+    name = checked_name(_without_slash(model_path))
     files = listing(run_dir)
     last = name.rpartition("/")[2]
     if name in files and not model_path.endswith("/"):

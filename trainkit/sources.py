@@ -13,9 +13,9 @@ def source_dir(source_directory: object) -> Path:
     if not isinstance(source_directory, (str, os.PathLike)) or "\0" in str(source_directory):
         raise UserErrorException(f"source_directory is the path of a directory, not {source_directory!r}.")
     path = Path(source_directory).expanduser().absolute()
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserErrorException(
-            f"The source directory {path} {'is no directory' if path.exists() else 'does not exist'}."
+            f"The source directory {path} {'is no directory' if os.path.lexists(path) else 'does not exist'}."
         )
     return path
 
@@ -29,7 +29,7 @@ def inside(source: Path, name: object) -> str | None:
         return None
     real = source.resolve()
     for candidate in (source / name, Path(name).absolute()):
-        if candidate.is_file() and candidate.resolve().is_relative_to(real):
+        if os.path.isfile(candidate) and candidate.resolve().is_relative_to(real):
             normal = Path(os.path.normpath(candidate))
             base = source if normal.is_relative_to(source) else real
             if normal.is_relative_to(base):

@@ -120,6 +120,8 @@ class RunContext(MetricLog):
 
     def tag(self, key: str, value: Any = None) -> None:
         """Set one tag; the last value counts."""
+        if not isinstance(key, str):
+            raise UserErrorException("A tag's key must be a text; this was given: %r." % (key,))
         self.set_tags({key: value})
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
@@ -129,8 +131,11 @@ class RunContext(MetricLog):
 
     def remove_tags(self, tags: Any) -> None:
         """Remove tags by key, given as one text or several."""
-        keys = [tags] if isinstance(tags, str) else list(tags)
-        for key in _texts("tag", dict.fromkeys(keys)):
+        try:
+            keys = dict.fromkeys([tags] if isinstance(tags, str) else tags)
+        except TypeError:
+            raise UserErrorException("Tags are removed by their keys, texts; this was given: %r." % (tags,)) from None
+        for key in _texts("tag", keys):
             self._event("untag", key, None)
 
     def add_properties(self, properties: Mapping[str, Any]) -> None:
@@ -187,8 +192,10 @@ class RunContext(MetricLog):
 
     def upload_folder(self, name: str, path: Any, datastore_name: Optional[str] = None) -> None:
         """`upload_file` for every file below the folder `path`, under `name`/..."""
+        if not isinstance(path, (str, os.PathLike)):
+            raise UserErrorException("%r cannot be uploaded as %r: give a folder's path." % (path, name))
         folder = Path(path)
-        if not folder.is_dir():
+        if not os.path.isdir(str(folder)):
             raise UserErrorException(
                 "%s cannot be uploaded as %r: there is no such folder (the current directory is %s)."
                 % (path, name, os.getcwd())
