@@ -181,6 +181,23 @@ def test_a_job_that_fills_the_disk_and_goes_on_is_completed(tmp_path: Path) -> N
         wait_until(lambda: subprocess.run(["umount", str(disk)]).returncode == 0, 20, "the disk's last user to go")
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file system needs root")
+def test_what_fills_the_disk_can_be_canceled(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
+    try:
+        stays = "open('full', 'w').close()\nimport time\ntime.sleep(600)\n"
+        run = runs.submit(Workspace.create("full", path=str(disk)), tmp_path / "source", FILLS + stays)
+        wait_until(lambda: (run.directory / "code" / "full").exists(), 30, "the full disk")
+        with pytest.raises(OSError):
+            publish(disk / "more.json", {"a": "b" * 100_000})
+        run.cancel()
+        assert run.wait_for_completion()["status"] == "Canceled"
+    finally:
+        wait_until(lambda: subprocess.run(["umount", str(disk)]).returncode == 0, 20, "the disk's last user to go")
+
+
 def test_a_workspace_may_be_moved_while_nothing_runs(damaged: tuple[Workspace, Path, str], whole: Path) -> None:
     workspace, job, _ = damaged  # a copy: what the records say of places is still of the first one
     before = sorted(whole.rglob("*"))

@@ -7,6 +7,7 @@ run.register_model("birds", "outputs/")
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -143,7 +144,12 @@ class Run(RecordedRun):
         """
         if self.status in TERMINAL:
             return
-        publish(self._dir.cancel, {"time": time.time(), "by": f"process {os.getpid()}"})
+        try:
+            publish(self._dir.cancel, {"time": time.time(), "by": f"process {os.getpid()}"})
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self._dir.cancel.touch(0o600)  # what fills the disk can be ended: that the file is there is enough
         if self._dir.job.exists():
             if self._inside:  # the job's own nodes start no driver
                 return
