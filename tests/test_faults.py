@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from trainkit import Workspace
+from trainkit.boot.processes import identity, is_alive
 from trainkit.testing import runs, wait_until
-from trainkit.testing.kills import VICTIMS
+from trainkit.testing.kills import VICTIMS, find, kill
 from trainkit.testing.planted import FAULTS, MemoryGroup, Planted
 
 ANYWHERE = [fault for fault in FAULTS if not fault.needs]
@@ -50,6 +51,32 @@ def test_killing_a_part_ends_the_whole(workspace: Any, tmp_path: Path, victim: s
     seen = runs.kill_and_watch(workspace, tmp_path / "source", victim)
     assert seen.status == "Failed"
     assert "killed" in seen.summary, seen.summary
+
+
+ESCAPING = """
+import os, time
+for number in range(8):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        with open("../escaped", "a") as file:
+            file.write("%d\\n" % os.getpid())
+        os.execve("/bin/sleep", ["sleep", "600"], {})
+while len(open("../escaped").readlines()) < 8: time.sleep(0.01)
+open("../started-0", "w").close()
+time.sleep(600)
+"""
+
+
+def test_what_has_left_its_session_and_its_environment_ends_with_a_killed_agent(workspace: Any, tmp_path: Path) -> None:
+    run = runs.submit(workspace, tmp_path / "source", "open('../escaped', 'w').close()\n" + ESCAPING)
+    wait_until(lambda: (run.directory / "started-0").exists(), 30, "the script's start")
+    escaped = [identity(int(pid)) for pid in (run.directory / "escaped").read_text().split()]
+    assert len(escaped) == 8 and all(map(is_alive, escaped))
+    kill(find("agent", run.directory, run.id))
+    wait_until(lambda: run.get_status() == "Failed", 20, "a true state")
+    wait_until(lambda: not any(map(is_alive, escaped)), 10, "the end of all processes")
 
 
 def test_killing_the_driver_leaves_the_job_alive(workspace: Any, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from trainkit.slots import Slots
 
 _CANCEL_AGAIN_SECONDS = 6.0
 _STARTING_SECONDS = 3.0
+_GRACE_SECONDS = 3.0  # for ranks whose agent was killed: they see it, and end what they have started
 _FULL_BYTES = 256 << 10  # a disk with less room than this may be why something could not be written
 
 
@@ -112,7 +113,7 @@ class Driver:
             deadline = time.monotonic() + _CANCEL_AGAIN_SECONDS
             while launcher.poll(handle).phase in ("queued", "running") and time.monotonic() < deadline:
                 time.sleep(0.05)
-        processes.sweep("TRAINKIT_RUN_ID", self.run.path.name)
+        processes.sweep("TRAINKIT_RUN_ID", self.run.path.name, grace=_GRACE_SECONDS)
 
     def _say(self, status: str, details: str = "") -> None:
         """Record a step, unless it is the one recorded last."""
@@ -234,7 +235,7 @@ class Driver:
         self._say("Finalizing")
         ends = outcome.ends_of(attempt)
         if len(ends) < self.job.nodes and not lost:
-            processes.sweep("TRAINKIT_RUN_ID", self.job.run_id)
+            processes.sweep("TRAINKIT_RUN_ID", self.job.run_id, grace=_GRACE_SECONDS)
         records = outcome.records_of(attempt)
         canceled = self.run.cancel.exists()
         status, verdict = outcome.judge(self.job.world_size, records, ends, lost, canceled, self.job.nodes)

@@ -77,6 +77,16 @@ def test_a_sweep_ends_what_carries_the_mark_and_nothing_else() -> None:
         other.wait()
 
 
+def test_a_sweep_leaves_time_to_end_well() -> None:
+    script = "import signal, time; print('on', flush=True); time.sleep(0.5)"
+    ending = subprocess.Popen([sys.executable, "-c", script], env={"MARK": "ending"}, stdout=subprocess.PIPE)
+    staying = subprocess.Popen(["sleep", "60"], env={"MARK": "ending"})
+    assert ending.stdout is not None and ending.stdout.readline() == b"on\n"
+    assert processes.sweep("MARK", "ending", grace=2.0) == [staying.pid]
+    assert (ending.wait(timeout=10), staying.wait(timeout=10)) == (0, -signal.SIGKILL)
+    ending.stdout.close()
+
+
 def test_a_lock_goes_with_its_holder(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from trainkit.boot import processes\n"

@@ -162,15 +162,18 @@ def with_environment(name: str, value: str) -> List[int]:
     return found
 
 
-def sweep(name: str, value: str, seconds: float = 5.0) -> List[int]:
-    """Kill every process that was started with `name=value`: for what outlived the agent that should have ended it."""
-    deadline = time.monotonic() + seconds
+def sweep(name: str, value: str, seconds: float = 5.0, grace: float = 0.0) -> List[int]:
+    """Kill every process that was started with `name=value`: for what outlived the agent that should have ended it.
+
+    They have `grace` to end by themselves: who kills a rank's parent too soon lets escape what only that one knows of.
+    """
+    deadline = time.monotonic() + seconds + grace
     swept: List[int] = []
     while time.monotonic() < deadline:
         pids = [pid for pid in with_environment(name, value) if _stat(pid) and _stat(pid)[0] not in "ZX"]
         if not pids:
             break
-        for pid in pids:
+        for pid in pids if time.monotonic() > deadline - seconds else ():
             try:
                 os.kill(pid, signal.SIGKILL)
                 swept.append(pid)
