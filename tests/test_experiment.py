@@ -184,6 +184,15 @@ def test_summaries_are_short_and_newest_first(experiment: Experiment, workspace:
     assert summaries(workspace.root, "none") == []
 
 
+@pytest.mark.parametrize("damage", [b"", b"noise\n", bytes(3)])
+def test_numbers_go_on_where_their_file_was_damaged(workspace: Workspace, damage: bytes) -> None:
+    experiment = Experiment(workspace, "exp")
+    for _ in range(3):
+        experiment.start_logging(snapshot_directory=None).complete()
+    (experiment.directory / ".number").write_bytes(damage)
+    assert [next_number(workspace.root, "exp") for _ in range(2)] == [4, 5]
+
+
 def test_numbers_are_given_once(workspace: Workspace) -> None:
     assert [next_number(workspace.root, "a") for _ in range(12)] == list(range(1, 13))
     assert next_number(workspace.root, "b") == 1

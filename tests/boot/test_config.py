@@ -119,6 +119,7 @@ def test_the_old_scope_is_understood_and_windows_marks_are_passed_over(tmp_path:
         (json.dumps({**KEYS, "root": "."}), "no directory of its own"),
         (json.dumps({**KEYS, "root": "/"}), "no directory of its own"),
         (json.dumps({**KEYS, "root": ""}), "no directory of its own"),
+        (json.dumps({**KEYS, "root": "~nobody-of-this-name/x"}), "home directory of nobody here"),
         (json.dumps({**KEYS, "vm_sizes": []}), 'a list as "vm_sizes"'),
         (json.dumps({**KEYS, "vm_sizes": {"A": 1}}), 'a number as "vm_sizes.A"'),
         (json.dumps({**KEYS, "vm_sizes": {"A": {"launcher": "x", "hosts": []}}}), '"hosts" in "vm_sizes.A"'),

@@ -195,7 +195,13 @@ def _root(path: Path, values: Mapping[str, Any], env: Mapping[str, str]) -> Path
         return Path(root)
     text = _text(path, values, "root") if values.get("root") is not None else DEFAULT_ROOT
     directory = workspace_directory(path)
-    found = Path(os.path.abspath(os.path.join(str(directory), os.path.expanduser(text))))
+    expanded = os.path.expanduser(text)
+    found = Path(os.path.abspath(os.path.join(str(directory), expanded)))
+    if expanded.startswith("~"):
+        raise UserErrorException(
+            'The config file %s has "root": %s, which begins with the home directory of nobody here; write the whole '
+            "path." % (path, json.dumps(text))
+        )
     if not text.strip() or "\0" in text or found == directory or found in directory.parents:
         raise UserErrorException(
             'The config file %s has "root": %s, which is no directory of its own: it would hold the workspace itself. '

@@ -105,11 +105,21 @@ def next_number(root: Path, experiment: str) -> int:
     handle = os.open(str(folder / ".number"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        number = int(os.read(handle, 32) or b"0") + 1
-        os.pwrite(handle, b"%d" % number, 0)
-        return number
+        given = os.read(handle, 32)
+        if given.isdigit():
+            last = int(given)
+        else:
+            last = _highest_number(root, experiment)
+            os.ftruncate(handle, 0)
+        os.pwrite(handle, b"%d" % (last + 1), 0)
+        return last + 1
     finally:
         os.close(handle)
+
+
+def _highest_number(root: Path, experiment: str) -> int:
+    """The highest number of the experiment's runs, where the file that counts them is new or damaged."""
+    return max((int(listed(path)["number"]) for path in run_dirs(root, experiment)), default=0)
 
 
 def record(
