@@ -1,6 +1,6 @@
 """The whole way in one go: submit, train on two ranks, register, export, check, predict.
 
-    python -m trainkit_recipes.birds.demo [--folder demo] [--epochs 4]
+    python -m trainkit_recipes.birds.demo [--folder demo] [--epochs 6]
 
 Everything it does is the public API, in the order in which a user meets it.
 """
@@ -19,7 +19,7 @@ from trainkit import Experiment, MpiConfiguration, PyTorch, Run, TrainkitError, 
 from trainkit.export import Classifier, to_onnx_file
 from trainkit_recipes.birds.sample import sample_picture
 
-EPOCHS = 4
+EPOCHS = 6
 RANKS = 2
 RECIPE = Path(__file__).parent
 
