@@ -112,28 +112,41 @@ class Agent:
         if self.node == 0:
             self.channel = HeadChannel(self.attempt, address)
             names = {0: self.name}
-            self._await(lambda n, m: names.update({n: m["name"]}), lambda: len(names) == self.job.nodes, "hello")
+            self._await(
+                lambda n, m: names.update({n: m["name"]}),
+                lambda: [n for n in range(self.job.nodes) if n not in names],
+                "hello",
+            )
             facts: Dict[str, Any] = {"names": [names[n] for n in sorted(names)], "head": address, "port": port}
             self.channel.send({"type": "facts", **facts})
         else:
-            self.channel = NodeChannel(self.attempt, self.node, self.name)
+            self.channel = NodeChannel(self.attempt, self.node, self.name, lambda: self._check_gathering([0]))
             facts = {}
-            self._await(lambda n, m: facts.update(m), lambda: "names" in facts, "facts")
+            self._await(lambda n, m: facts.update(m), lambda: [] if "names" in facts else [0], "facts")
         return Node(self.node, tuple(facts["names"]), facts["head"], facts["port"])
 
-    def _await(self, take: Any, ready: Any, kind: str) -> None:
+    def _await(self, take: Any, missing: Any, kind: str) -> None:
+        """Take in a message of this kind from every node that is `missing`."""
         deadline = time.monotonic() + GATHER_SECONDS
-        while not ready():
+        while missing():
             for node, message in self.channel.received():
                 if message["type"] == kind:
                     take(node, message)
                 elif message["type"] in ("lost", "stop", "failed"):
                     raise LaunchError("Node %d was lost before the job began." % node, transient=True)
-            if self.asked:
-                raise LaunchError("Asked to end before the job began.")
+            self._check_gathering(missing())
             if time.monotonic() > deadline:
                 raise LaunchError("Not all %d nodes reported within %d s." % (self.job.nodes, GATHER_SECONDS))
             time.sleep(0.01)
+
+    def _check_gathering(self, missing: List[int]) -> None:
+        """Raise LaunchError where a node that is waited for cannot come any more, as far as this machine knows."""
+        if self.asked:
+            raise LaunchError("Asked to end before the job began.")
+        for node in missing:
+            agent = str((read_json(self.attempt.agent(node)) or {}).get("identity", ""))
+            if agent and not processes.rebooted(agent) and not processes.is_alive(agent):  # so it is of this machine
+                raise LaunchError("The agent of node %d was killed before the job began." % node, transient=True)
 
     def _spread(self, node: Node) -> None:
         """Start this node's commands."""

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from multiprocessing.connection import Client, Connection, Listener
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from trainkit.boot.rundir import AttemptDir, publish, read_json
 from trainkit.errors import LaunchError
@@ -113,7 +113,10 @@ class HeadChannel(Channel):
 class NodeChannel(Channel):
     """The end of any other node: finds the head by its published address."""
 
-    def __init__(self, attempt: AttemptDir, node: int, name: str, timeout_seconds: float = 30.0) -> None:
+    def __init__(
+        self, attempt: AttemptDir, node: int, name: str, check: Callable[[], None], timeout_seconds: float = 30.0
+    ) -> None:
+        """Dials the head until it answers. `check` is called meanwhile, and raises where that has become pointless."""
         super().__init__()
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -126,6 +129,7 @@ class NodeChannel(Channel):
                     reason = str(error)
             else:
                 reason = "it has not said where it listens"
+            check()
             if time.monotonic() > deadline:
                 raise LaunchError("Node %d cannot reach the head's agent: %s." % (node, reason), transient=True)
             time.sleep(0.02)
