@@ -3,7 +3,7 @@
     TRAINKIT_TEST_DATA=FOLDER make bench NAME=accuracy [ARGS="--seeds 0 1 2 --data hymenoptera birds"]
 
 FOLDER holds a folder train/ and val/ for each name. The recipe is train.py with its defaults, which are those for the
-drawn sample too; nothing is chosen by looking at the validation pictures. Beside each result stands what a linear
+drawn sample too; nothing in a run is chosen by its validation pictures. Beside each result stands what a linear
 classifier reaches on the same network's frozen features. Prints a table, writes benchmarks/results/accuracy.json and
 accuracy.md.
 """

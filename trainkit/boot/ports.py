@@ -23,9 +23,7 @@ _FIRST, _LAST = 20000, 32000
 def reserve_port(address: str) -> Tuple[int, int]:
     """A free port on `address` and the handle that holds it. Raises LaunchError where all are taken."""
     directory = make_private(Path(tempfile.gettempdir()) / ("trainkit-ports-%d" % os.getuid()))
-    candidates = list(range(_FIRST, _LAST))
-    random.SystemRandom().shuffle(candidates)
-    for port in candidates[:500]:
+    for port in random.SystemRandom().sample(range(_FIRST, _LAST), 500):
         handle = hold_lock(directory / str(port))
         if handle is None:
             continue
