@@ -4,7 +4,9 @@
 
 An empty job: how long `submit` takes, and from `submit` to Completed. A process group: from the start of whatever
 starts the ranks until two ranks that import torch have joined one gloo group; the bar is two plain processes with the
-variables set by hand, torchrun beside them. All take turns. Prints a table, writes benchmarks/results/jobs.json.
+variables set by hand, torchrun beside them. Joining itself takes 0.01 s or 0.5 s, by chance and for everybody: torch
+waits when a rank calls before rank 0 listens; so the time until both are ready to join is a row too. All take turns.
+Prints a table, writes benchmarks/results/jobs.json.
 """
 
 from __future__ import annotations
@@ -31,20 +33,22 @@ RESULT = Path(__file__).parent / "results" / "jobs.json"
 JOIN = """
 import os, time
 import torch, torch.distributed as dist
+ready = time.time()
 dist.init_process_group("gloo")
 total = torch.ones(1)
 dist.all_reduce(total)
 assert total.item() == 2
-open(os.environ["JOINED"] + os.environ["RANK"], "w").write(str(time.time()))
+open(os.environ["JOINED"] + os.environ["RANK"], "w").write(f"{ready} {time.time()}")
 dist.destroy_process_group()
 """
 
 
-def joined(folder: Path) -> float:
-    """When the later of the two ranks had joined."""
+def joined(folder: Path) -> tuple[float, float]:
+    """When the later of the two ranks was ready to join, and when it had joined."""
     files = [folder / f"joined-{rank}" for rank in range(2)]
     wait_until(lambda: all(f.exists() and f.read_text() for f in files), 120, "two joined ranks")
-    return max(float(f.read_text()) for f in files)
+    ready, end = zip(*([float(word) for word in f.read_text().split()] for f in files), strict=True)
+    return max(ready), max(end)
 
 
 def free_port() -> str:
@@ -54,7 +58,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def by_hand(folder: Path) -> float:
+def by_hand(folder: Path) -> tuple[float, float]:
     """Two plain processes."""
     (folder / "train.py").write_text(JOIN)
     env = {**without_ranks(os.environ), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2",
@@ -64,36 +68,36 @@ def by_hand(folder: Path) -> float:
         subprocess.Popen([sys.executable, "train.py"], cwd=folder, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)})
         for r in range(2)
     ]
-    end = joined(folder)
+    ready, end = joined(folder)
     for rank in ranks:
         rank.wait()
-    return end - began
+    return ready - began, end - began
 
 
-def by_torchrun(folder: Path) -> float:
+def by_torchrun(folder: Path) -> tuple[float, float]:
     """torchrun's own way."""
     (folder / "train.py").write_text(JOIN)
     words = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", "train.py"]
     env = {**without_ranks(os.environ), "JOINED": str(folder / "joined-")}
     began = time.time()
     ranks = subprocess.Popen([sys.executable, *words], cwd=folder, env=env, stderr=subprocess.DEVNULL)
-    end = joined(folder)
+    ready, end = joined(folder)
     ranks.wait()
-    return end - began
+    return ready - began, end - began
 
 
-def by_trainkit(spread: str) -> Callable[[Path], float]:
+def by_trainkit(spread: str) -> Callable[[Path], tuple[float, float]]:
     """An agent that starts the ranks with this spread."""
 
-    def start(folder: Path) -> float:
+    def start(folder: Path) -> tuple[float, float]:
         environment = {"JOINED": str(folder / "joined-")}
         job, attempt = make_job(folder / "run", JOIN, ranks_per_node=2, spread=spread, environment=environment)
         launcher = Local()
         began = time.time()
         handle = launch(launcher, job, attempt)
-        end = joined(folder)
+        ready, end = joined(folder)
         wait_until(lambda: launcher.poll(handle).phase == "ended", 60, "the job's end")
-        return end - began
+        return ready - began, end - began
 
     return start
 
@@ -124,7 +128,8 @@ def main() -> None:
         "trainkit, torchrun": by_trainkit("torchrun"),
         "trainkit, mpi": by_trainkit("mpi"),
     }
-    times: dict[str, list[float]] = {name: [] for name in ["submit returns", "empty job, submit to Completed", *ways]}
+    times: dict[str, list[float]] = {name: [] for name in ["submit returns", "empty job, submit to Completed"]}
+    times |= {name + end: [] for end in ("", ", joined") for name in ways}
     for number in range(repeats + 1):
         measured = {}
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -132,15 +137,16 @@ def main() -> None:
             measured = {"submit returns": submitted, "empty job, submit to Completed": completed}
         for name, way in ways.items():
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                measured[name] = way(Path(folder))
+                measured[name], measured[name + ", joined"] = way(Path(folder))
         if number:  # the first round only warms the disk's cache
             for name, value in measured.items():
                 times[name].append(value)
     rows = []
     for name, values in times.items():
         row = {"what": name, "median": statistics.median(values), "min": min(values), "max": max(values)}
-        if name in ways:
-            pairs = zip(values, times["two plain processes"], strict=True)
+        if name.partition(", joined")[0] in ways:
+            peer = "two plain processes" + (", joined" if name.endswith(", joined") else "")
+            pairs = zip(values, times[peer], strict=True)
             row["ratio"] = statistics.median(a / b for a, b in pairs)
         rows.append(row)
     print("| what | median, s | min | max | x two plain processes |\n|---|---|---|---|---|")
