@@ -119,19 +119,20 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return Workspace.create("tests", path=str(folder))
 
 
+def _named_folder(variable: str, what: str) -> Path:
+    folder = os.environ.get(variable, "")
+    if not folder:
+        pytest.skip(f"{variable} does not name a folder of {what}")
+    return Path(folder)
+
+
 @pytest.fixture
 def photographs() -> Path:
     """The folder of real photographs that TRAINKIT_TEST_DATA names; skips where it names none."""
-    folder = os.environ.get("TRAINKIT_TEST_DATA", "")
-    if not folder:
-        pytest.skip("TRAINKIT_TEST_DATA does not name a folder of photographs (hymenoptera/, birds/)")
-    return Path(folder)
+    return _named_folder("TRAINKIT_TEST_DATA", "photographs (hymenoptera/, birds/)")
 
 
 @pytest.fixture
 def documents() -> Path:
     """The folder of guides that TRAINKIT_TEST_DOCUMENTS names; skips where it names none."""
-    folder = os.environ.get("TRAINKIT_TEST_DOCUMENTS", "")
-    if not folder:
-        pytest.skip("TRAINKIT_TEST_DOCUMENTS does not name a folder of documents (004.md)")
-    return Path(folder)
+    return _named_folder("TRAINKIT_TEST_DOCUMENTS", "documents (004.md)")

@@ -65,7 +65,6 @@ class Node:
     names: Tuple[str, ...]  # of all nodes, in rank order
     head: str  # address of node 0, as the others reach it
     port: int  # free on the head: for the ranks' own rendezvous
-    remote_shell: str = ""  # a program that runs a command on a named node through the agents
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainkit.boot.rundir import TERMINAL, RunDir, publish, read_json
+from trainkit.boot.rundir import TERMINAL, publish, read_json
 from trainkit.errors import (
     ActivityFailedException,
     ExperimentExecutionException,
@@ -280,13 +280,6 @@ def _reason(details: Any, code: Any) -> dict[str, Any]:
         return describe(details, here())
     message = str(details or "") + (f" (code {code})" if code is not None else "")
     return {"exception": "run.fail()", "message": message.strip() or "no reason was given"}
-
-
-def attach(path: str | os.PathLike[str]) -> Run:
-    """The run in a directory."""
-    if not RunDir(path).run.is_file():
-        raise UserErrorException(f"{path} is not a run's directory.")
-    return Run._at(path)
 
 
 ScriptRun = Run  # the Azure ML SDK v1's name for a submitted run

@@ -33,15 +33,6 @@ def run_script(path: str, arguments: Sequence[str]) -> None:
     exec(code, main.__dict__)
 
 
-def run_module(name: str, arguments: Sequence[str]) -> None:
-    """Execute a module as `python -m name arguments` does."""
-    import runpy
-
-    sys.argv = [name, *arguments]
-    sys.path[0] = os.getcwd()
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
-
-
 def watch_threads() -> None:
     """Remember the uncaught exceptions of threads; Python prints them and goes on."""
     shown = threading.excepthook
