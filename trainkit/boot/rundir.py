@@ -40,6 +40,8 @@ class RunDir:
         self.properties = self.path / "properties"  # one file a property: written once
         self.once = self.path / "once"  # one file for each thing that must happen once
         self.children = self.path / "children"
+        self.checkpoints = self.path / "checkpoints"  # a training loop's: one directory a checkpoint
+        self.samples = self.path / "samples.jsonl"  # a training loop's: which samples each epoch's parts consumed
 
     def attempt(self, number: int) -> "AttemptDir":
         """Files of the `number`-th formation of a world, from 1."""
