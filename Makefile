@@ -39,7 +39,7 @@ format: setup
 bench:
 	@test -n "$(NAME)" || { echo "make bench NAME=... with one of:"; ls benchmarks/*.py | sed 's,benchmarks/\(.*\).py,  \1,'; exit 2; }
 	@test -f "benchmarks/$(NAME).py" || { echo "bench: no benchmark is called $(NAME); 'make bench' lists them"; exit 2; }
-	@$(SETUP) mpi,recipes,bench
+	@$(SETUP) mpi,recipes,fastai,bench
 	@$(BIN)/python "benchmarks/$(NAME).py" $(ARGS)
 
 soak:
