@@ -17,6 +17,7 @@ TrainkitError
 ├── WebserviceException            the model registry refused
 │   └── ModelNotFoundException
 ├── ModelPathNotFoundException     a run has no such file
+├── CheckpointError                no checkpoint verifies, it cannot be written, or it does not fit the model
 └── ExportError                    a model could not be exported, or disagrees with its export
 
 The names ending in Exception are those of the Azure ML SDK v1, whose scripts catch them. This module imports
@@ -115,6 +116,10 @@ class ModelNotFoundException(WebserviceException):
 
 class ModelPathNotFoundException(TrainkitError):
     """A run has no file or folder of this name."""
+
+
+class CheckpointError(TrainkitError):
+    """No checkpoint verifies, one could not be written, or it does not fit the model."""
 
 
 class ExportError(TrainkitError):
