@@ -42,7 +42,7 @@ class Accuracy:
     def sums(self, outputs: Any, targets: Any) -> Tensor:
         """How many are right, and how many there are."""
         predicted, classes = _classes(outputs, targets, type(self).__name__)
-        return _counted((predicted == classes).sum(), classes.numel())
+        return _counted((predicted == classes).count_nonzero(), classes.numel())
 
     def value(self, sums: Tensor) -> float:
         """NaN where there were no samples."""
@@ -77,7 +77,7 @@ class TopK:
         if outputs.shape[1] < self.k:
             raise UserErrorException(f"TopK({self.k}) needs logits of {self.k} classes, not of {outputs.shape[1]}.")
         best = outputs.detach().topk(self.k, dim=1).indices
-        return _counted((best == targets.unsqueeze(1)).sum(), targets.numel())
+        return _counted((best == targets.unsqueeze(1)).count_nonzero(), targets.numel())
 
     def value(self, sums: Tensor) -> float:
         """NaN where there were no samples."""

@@ -19,6 +19,7 @@ from trainkit.loops.digest import hashes
 from trainkit.loops.order import Ids
 
 _SAMPLE, _COLLATE = 1, 2  # what a seed is for
+HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # kept from workers until they are ready
 
 
 class Part(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.sharedctypes import RawValue
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, default_collate
 from trainkit.errors import TrainkitError, UserErrorException
 from trainkit.loops.nested import mapped
 from trainkit.loops.order import Ids
-from trainkit.loops.reading import Failure, Part, Reader, WorkerStart
+from trainkit.loops.reading import HELD, Failure, Part, Reader, WorkerStart
 
 
 class Samples:
@@ -118,39 +119,44 @@ class _Workers:
     def __init__(self, samples: Samples) -> None:
         self.pinned = samples.pinned
         self.parts = _Parts()
-        self.closing = RawValue("b", 0)  # in memory that workers share
-        # A worker that a thread starts must not die with that thread: it sees within seconds that its parent is gone.
+        self.closing = RawValue("b", 0)  # in memory that the workers share
+        # The kernel's signal at a parent's death is tied to the thread that forked. A worker that another thread
+        # started must outlive it: that one sees within seconds that its parent is gone.
         main = threading.current_thread() is threading.main_thread()
         start = WorkerStart(os.getpid() if main else 0, self.closing, samples.worker_init)
         self.loader: DataLoader[Any] = DataLoader(
             Reader(samples.dataset, samples.collate, self.closing),
             batch_sampler=self.parts,  # type: ignore[arg-type]
             num_workers=samples.workers, collate_fn=_same, worker_init_fn=start, persistent_workers=True,
-            pin_memory=samples.pinned,
+            pin_memory=samples.pinned, multiprocessing_context="fork",
             generator=torch.Generator(),  # else the DataLoader would draw from this process's stream
         )  # fmt: skip
-        # Called before torch and multiprocessing, which were imported earlier, end their processes with SIGTERM.
-        atexit.register(self._close)
-
-    def _close(self) -> None:
-        self.closing.value = 1
+        # Runs before what torch and multiprocessing, imported earlier, do at the end: they wait for workers in vain.
+        atexit.register(self.end)
 
     def read(self, parts: Iterator[Part]) -> Iterator[Any]:
+        """The batches of `parts`; TrainkitError where a worker has died."""
         self.parts.parts = parts
         try:
-            yield from self.loader
+            # A signal for the rank must not hit a worker before it has its own handlers; it lets them through then.
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, HELD if self.loader._iterator is None else ())
+            try:
+                batches = iter(self.loader)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            yield from batches
         except RuntimeError as e:
             if not str(e).startswith("DataLoader worker (pid"):
                 raise
             raise TrainkitError(
-                f"A process that reads the data has died: {e}. Where its memory ran out, ask for fewer workers; with "
-                "workers=0 the data is read in this process, whose traceback says more."
+                f"A process that reads the data has died: {str(e).strip()} Where memory ran out, ask for fewer "
+                "workers; with workers=0 the data is read in this process, whose traceback says more."
             ) from e
 
     def end(self) -> None:
         """End the processes: they leave off at the next sample."""
-        self._close()
-        atexit.unregister(self._close)
+        self.closing.value = 1
+        atexit.unregister(self.end)
         iterator: Any = self.loader._iterator
         if iterator is None:
             return
