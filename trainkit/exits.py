@@ -33,10 +33,20 @@ _ending = _Ending()
 
 def watch(session: Session) -> None:
     """Record this process's end in the session, when it comes."""
+    watch_end()
+    _sessions.append(session)
+
+
+def watch_end() -> None:
+    """From now on `exit_code` can tell how this process ends."""
     if not _ending.watched:
         _ending.watched = True
         _install()
-    _sessions.append(session)
+
+
+def exit_code() -> int:
+    """The exit code with which this process is ending, for what atexit calls."""
+    return _facts()[0]
 
 
 def _install() -> None:
