@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,7 @@ from trainkit.errors import MissingPackage, RunEnvironmentException
 from trainkit.loops import parting
 from trainkit.loops.collectives.base import gather
 from trainkit.loops.collectives.mpi import world_of_mpi
-from trainkit.loops.collectives.torchdist import TorchDistributed
+from trainkit.loops.collectives.torchdist import TorchDistributed, group
 
 _MEETING_SECONDS = 300.0  # for rank 0 to say where it is
 
@@ -42,18 +43,18 @@ def over_torch(name: str, contact: Contact, device: torch.device) -> TorchDistri
                 f"The script has set up torch.distributed for {dist.get_world_size()} ranks, but {rank.dialect} has "
                 f"started {rank.world_size}."
             )
-        gloo = dist.new_group(backend="gloo")
+        gloo = group("gloo")
     else:
         address, file = _place(rank, contact)
         dist.init_process_group("gloo", init_method=address, rank=rank.rank, world_size=rank.world_size)
         parting.at_parting(lambda: _leave(file if rank.rank == 0 else None))
-        gloo = dist.group.WORLD
+        gloo = cast(dist.ProcessGroup, dist.group.WORLD)
     line = TorchDistributed(gloo, gloo, nccl=False)
     if not with_nccl:
         return line
     mine = f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}".encode()
     if len(set(gather(line, mine))) == rank.world_size:
-        return TorchDistributed(gloo, dist.new_group(backend="nccl"), nccl=True)
+        return TorchDistributed(gloo, group("nccl"), nccl=True)
     if name == "nccl":
         raise RunEnvironmentException(
             f"backend='nccl' needs a GPU for each of the {rank.world_size} ranks, and some share one; start fewer "

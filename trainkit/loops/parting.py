@@ -39,7 +39,7 @@ def at_parting(leave: Callable[[], None]) -> None:
 
 
 def watch(in_job: bool, mpi: Any = None) -> None:
-    """From now on a failure of this process ends the other ranks too; `mpi` is mpi4py's module, where that is the way."""
+    """From now on a failure of this process ends the other ranks too, by `mpi` (mpi4py's module) where it is given."""
     if mpi is not None and mpi not in _worlds:
         _worlds.append(mpi)
     if _state.watched:

@@ -1,10 +1,10 @@
 """Sums gradients over the ranks while backward still runs, in the same order in every run and after every restart.
 
-Parameters are packed into buckets of fixed layout, last ones first, as backward meets them. A bucket whose gradients are
-all there is copied together and handed to the collective; buckets start strictly in order, so that every rank makes the
-same calls. After the sum a parameter's gradient *is* its piece of the bucket: nothing is copied back.
-(The idea is that of Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", VLDB 2020, whose
-buckets are laid out anew after the first step; these are not.)
+Parameters are packed into buckets of fixed layout, last ones first, as backward meets them. A bucket whose gradients
+are all there is copied together and handed to the collective; buckets start strictly in order, so that every rank makes
+the same calls. After the sum a parameter's gradient *is* its piece of the bucket: nothing is copied back.
+(The idea is that of Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", VLDB 2020;
+their buckets are laid out anew after the first step, these are not.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,8 @@ class _Bucket:
 
     def fill(self, flag: float) -> None:
         """Copy this rank's gradients in; zeros, and a count of zero, where it has none."""
-        have, lacking = [], []
+        have: list[int] = []
+        lacking: list[int] = []
         for n, parameter in enumerate(self.parameters):
             (lacking if parameter.grad is None else have).append(n)
         gradients: list[Any] = [self.parameters[n].grad for n in have]
@@ -106,9 +107,9 @@ def _view(flat: Tensor, start: int, parameter: Tensor) -> Tensor:
 class Reducer:
     """Sums the gradients of `parameters` over the ranks of `collective`.
 
-    Once a step: `arm()` before the step's last backward, `finish()` after it. Other backwards just accumulate. Parameters
-    frozen or unfrozen between steps, the same in all ranks, are noticed. A rank that has no sample in a step calls no
-    backward and contributes zeros. Weigh losses by the whole batch's size: gradients are summed, not averaged.
+    Once a step: `arm()` before the step's last backward, `finish()` after it. Other backwards just accumulate.
+    Parameters frozen or unfrozen between steps, the same in all ranks, are noticed. A rank that has no sample in a step
+    calls no backward and contributes zeros. Weigh losses by the whole batch's size: gradients are summed, not averaged.
     """
 
     def __init__(
@@ -156,8 +157,8 @@ class Reducer:
     def finish(self) -> float:
         """Wait for the sums. Every gradient is then that of the whole batch, None where no rank had one.
 
-        Returns the flag's sum over the ranks, the same in all of them. On CUDA it is the sum of the step before, so that
-        nobody waits for the device; 0 in the first step.
+        Returns the flag's sum over the ranks, the same in all of them. On CUDA it is the sum of the step before, so
+        that nobody waits for the device; 0 in the first step.
         """
         if self._collective.size == 1:
             return float(self.flag)
@@ -199,7 +200,7 @@ class Reducer:
             self._buckets.append(bucket)
             for parameter in some:
                 hook = partial(self._ready, number, bucket)
-                self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))
+                self._hooks.append(cast(Any, parameter).register_post_accumulate_grad_hook(hook))
                 number += 1
 
     def _ready(self, number: int, bucket: _Bucket, parameter: Tensor) -> None:
@@ -210,8 +211,8 @@ class Reducer:
             if self._seen[number]:
                 if bucket.work is not None:
                     raise UserErrorException(
-                        "A parameter got a second gradient after its first was summed over the ranks. Call arm() before "
-                        "the step's last backward only, and checkpoint activations with use_reentrant=False."
+                        "A parameter got a second gradient after its first was summed over the ranks. Call arm() "
+                        "before the step's last backward only, and checkpoint activations with use_reentrant=False."
                     )
                 return
             self._seen[number] = 1
@@ -235,7 +236,7 @@ class Reducer:
             return float(flag.item())
         before = 0.0
         if self._late_flag is None:
-            self._late_flag = (torch.zeros(1, dtype=flag.dtype, pin_memory=True), torch.cuda.Event())
+            self._late_flag = (torch.zeros(1, dtype=flag.dtype, pin_memory=True), cast(Any, torch.cuda).Event())
         else:
             self._late_flag[1].synchronize()
             before = float(self._late_flag[0].item())

@@ -10,6 +10,11 @@ from torch import Tensor
 from trainkit.loops.collectives.base import Collective, Done, Ranks, Work, as_bytes
 
 
+def group(backend: str) -> dist.ProcessGroup:
+    """A new group of all ranks; all of them make it together."""
+    return cast(dist.ProcessGroup, dist.new_group(backend=backend))
+
+
 class TorchDistributed(Ranks):
     """The ranks of torch.distributed's world, or of a group as large as it.
 
@@ -37,10 +42,9 @@ class TorchDistributed(Ranks):
 
     def apart(self) -> Collective:
         """Groups of their own, with connections of their own."""
-        cpu = dist.new_group(backend="gloo")
-        return TorchDistributed(
-            cpu, dist.new_group(backend="nccl") if self.name == "nccl" else cpu, self.name == "nccl"
-        )
+        cpu = group("gloo")
+        nccl = self.name == "nccl"
+        return TorchDistributed(cpu, group("nccl") if nccl else cpu, nccl)
 
     def close(self) -> None:
         """Nothing: the groups are parted from together, at the process's end (see `trainkit.loops.parting`)."""
