@@ -42,6 +42,7 @@ _HOME = {
     "WebserviceException": "errors",
     "ModelNotFoundException": "errors",
     "ModelPathNotFoundException": "errors",
+    "CheckpointError": "errors",
     "ExportError": "errors",
 }
 

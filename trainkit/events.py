@@ -18,6 +18,7 @@ from trainkit.errors import UserErrorException
 Event = dict[str, Any]
 SCHEMAS = ("confusion_matrix", "accuracy_table", "residuals", "predictions")
 _METRIC_KINDS = frozenset(("metric", "list", "row", "table", "image", *SCHEMAS))
+_REWIND = b'"k": "rewind"'  # as `trainkit.boot.rundir.encode` writes it
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,26 @@ class Point:
 
 def read_events(path: Path) -> list[Event]:
     """All events of one file in the order of writing; torn lines of killed writers are passed over."""
+    return _parsed(_bytes(path))
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
-        return []
+        return b""
+
+
+def _parsed(data: bytes) -> list[Event]:
     try:  # as one document: twice as fast as line by line
         found = json.loads(b"[" + data.strip(b"\n").replace(b"\n", b",") + b"]")
     except (ValueError, RecursionError):
         found = [_event(line) for line in data.split(b"\n")]
-    return [e for e in found if type(e) is dict and type(e.get("k")) is str and type(e.get("n")) is str]
+    return [event for event in found if _is_event(event)]
+
+
+def _is_event(value: Any) -> bool:
+    return type(value) is dict and type(value.get("k")) is str and type(value.get("n")) is str
 
 
 def _event(line: bytes) -> Any:
@@ -59,8 +71,8 @@ def ranks(run_dir: str | Path) -> list[int]:
 def _of_rank(run_dir: str | Path, rank: int) -> list[Event]:
     """A rank's events; rank 0's are merged with the client's by time."""
     run = RunDir(run_dir)
-    found = read_events(run.events_of(f"rank-{rank}"))
-    clients = read_events(run.events_of("client")) if rank == 0 else []
+    found = _standing(run, f"rank-{rank}")
+    clients = _standing(run, "client") if rank == 0 else []
     if not clients:
         return found
     return sorted(found + clients, key=_time) if found else clients
@@ -69,6 +81,61 @@ def _of_rank(run_dir: str | Path, rank: int) -> list[Event]:
 def _time(event: Mapping[str, Any]) -> float:
     moment = event.get("t")
     return float(moment) if isinstance(moment, (int, float)) else 0.0
+
+
+def _attempt(event: Mapping[str, Any]) -> int:
+    number = event.get("a")
+    return number if isinstance(number, int) else 0
+
+
+@dataclass(frozen=True)
+class _Rewind:
+    """A writer's metrics from byte `start` on are void, but those of later attempts and what came after the rewind."""
+
+    start: int
+    attempt: int
+    time: float
+    end: int | None  # where the rewind itself stands; None in another writer's file, where times have to tell
+
+    def voids(self, place: int, event: Event) -> bool:
+        if place < self.start or _attempt(event) != self.attempt:
+            return place >= self.start and _attempt(event) < self.attempt
+        return place < self.end if self.end is not None else _time(event) < self.time
+
+
+def _rewinds(data: bytes, writer: str, own: bool) -> list[_Rewind]:
+    """What the file with this content says of the writer's metrics."""
+    found = []
+    at = data.find(_REWIND)
+    while at >= 0:
+        begin, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
+        event = _event(data[begin : end if end >= 0 else len(data)])
+        if _is_event(event) and event["k"] == "rewind" and isinstance(event.get("v"), dict):
+            start = event["v"].get(writer)
+            if isinstance(start, int):
+                found.append(_Rewind(start, _attempt(event), _time(event), begin if own else None))
+        at = data.find(_REWIND, end) if end >= 0 else -1
+    return found
+
+
+def _standing(run: RunDir, writer: str) -> list[Event]:
+    """A writer's events without the metrics of stretches that were done again; it or rank 0 has recorded which."""
+    data = _bytes(run.events_of(writer))
+    rewinds = _rewinds(data, writer, own=True)
+    if writer != "rank-0":
+        rewinds += _rewinds(_bytes(run.events_of("rank-0")), writer, own=False)
+    if not rewinds:
+        return _parsed(data)
+    first = min(rewind.start for rewind in rewinds)
+    kept, place = [], 0
+    for line in data.split(b"\n"):
+        event = _event(line)
+        if _is_event(event) and not (
+            place >= first and event["k"] in _METRIC_KINDS and any(r.voids(place, event) for r in rewinds)
+        ):
+            kept.append(event)
+        place += len(line) + 1
+    return kept
 
 
 def metrics(run_dir: str | Path, rank: int | str = 0, name: str | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 from trainkit.boot import images, values
 from trainkit.boot.ranks import Rank
 from trainkit.boot.rundir import RunDir
+from trainkit.boot.writer import EventWriter
 from trainkit.errors import UserErrorException
 
 
@@ -19,6 +20,8 @@ class MetricLog:
     _attempt: int
     _rank: Rank
     _append: Callable[[Dict[str, Any]], None]
+    _writer: str
+    _events: EventWriter
 
     def log(self, name: str, value: Any, description: str = "", step: Optional[int] = None) -> None:
         """Record one value of a metric: a number, text or truth value, also of numpy, or a tensor with one element.
@@ -41,6 +44,27 @@ class MetricLog:
         if description:
             event["d"] = str(description)
         self._append(event)
+
+    def mark(self) -> Dict[str, int]:
+        """Where this process's record stands: what a checkpoint keeps, for `rewind`."""
+        return {self._writer: self._events.position()}
+
+    def rewind(self, marks: Mapping[str, int]) -> None:
+        """Void what was recorded after the marks, because it is going to be done again: metrics of earlier attempts
+        and, in this attempt, those recorded so far. Tags, properties and files stay.
+
+        `marks` are those of `mark`: by rank 0 of any ranks, by another rank its own.
+        """
+        if not isinstance(marks, Mapping) or not all(
+            isinstance(name, str) and type(place) is int and place >= 0 for name, place in marks.items()
+        ):
+            raise UserErrorException("rewind takes the marks that `mark` returned; this was given: %r." % (marks,))
+        if self._writer != "rank-0" and set(marks) - {self._writer}:
+            raise UserErrorException(
+                "%s can rewind its own record, not that of %s: let rank 0 do it."
+                % (self._writer, ", ".join(sorted(set(marks) - {self._writer})))
+            )
+        self._event("rewind", "", dict(marks))
 
     def log_list(self, name: str, value: Sequence[Any], description: str = "") -> None:
         """Record several values of a metric at once; read back, they are a list, also where they are one."""

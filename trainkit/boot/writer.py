@@ -72,6 +72,13 @@ class EventWriter:
             except OSError:  # the disk's own trouble: the lines are with the kernel, and the next `add` will tell
                 pass
 
+    def position(self) -> int:
+        """How many bytes the writer's file has: everything that was added so far is before it."""
+        try:
+            return os.stat(self.path).st_size
+        except FileNotFoundError:
+            return 0
+
     def flush(self) -> None:
         """Force everything onto the disk, now."""
         if self._lines is not None:
