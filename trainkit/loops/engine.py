@@ -1,0 +1,301 @@
+"""One fit, from its first step or from a checkpoint to its end: the loop that everything else is there for.
+
+A step reads no value from the device and makes no exchange with other ranks but the sum of the gradients; that a rank
+was asked to end (SIGTERM) travels in one more element of that sum.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trainkit.errors import TrainkitError, UserErrorException
+from trainkit.loops import precision
+from trainkit.loops.callbacks import Callback
+from trainkit.loops.collectives.base import total
+from trainkit.loops.digest import from_limbs, limbs
+from trainkit.loops.feed import Batch
+from trainkit.loops.history import History
+from trainkit.loops.preemption import Preemption
+from trainkit.loops.recording import Recording
+from trainkit.loops.reducer import Reducer, agree
+from trainkit.loops.store import Store
+from trainkit.loops.tally import Tally
+from trainkit.loops.timer import StepTimer, advice
+
+if TYPE_CHECKING:
+    from trainkit.loops.torchloop import TorchLoop
+
+
+@dataclass
+class Position:
+    """How far a fit has come; all of it is in every checkpoint."""
+
+    epoch: int = 0
+    seen: int = 0  # samples of this epoch that all ranks together have trained on
+    step: int = 0  # optimizer steps of the whole fit
+    start: int = 0  # `seen` where this process began
+    trained: dict[str, Any] | None = None  # the epoch's training metrics, where only its evaluation is left
+    parts: list[dict[str, Any]] = field(default_factory=list)  # the epoch's stretches of samples before `start`
+    stopped: bool = False  # a callback has ended the fit
+    samples: str = ""  # a hash of all epochs' samples before this one
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+class Training:
+    """One fit of a loop: what callbacks see of it are `loop`, `model`, `world`, `epoch`, `step`, `steps`, `history`."""
+
+    def __init__(self, loop: TorchLoop, epochs: int | None, steps: int | None) -> None:
+        self.loop, self.world, self.order = loop, loop.world, loop.order()
+        self.steps = (epochs or 0) * self.order.steps if steps is None else steps
+        self.epochs = -(-self.steps // self.order.steps)
+        self.forward, self.model = loop.forward(), loop.model
+        self.optimizer = loop.optimizer
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]  # before any schedule
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.at = Position()
+        self.history = History()
+        self.tally = Tally(loop.metrics if loop.training_metrics else (), self.world.device)
+        self.timer = StepTimer(self.world.device)
+        self.scaler = precision.scaler(loop.precision, self.world.device)
+        self.cast = precision.autocast(loop.precision, self.world.device)
+        self.feed = loop.feed(loop.train, self.order)
+        self.reducer = Reducer(self.parameters, self.world.collective) if self.world.size > 1 else None
+        self.recording = Recording(loop, self)
+        self.store = Store(loop, self.recording)
+        self.preemption = Preemption()
+        self._stepping = [c for c in loop.callbacks if type(c).on_step is not Callback.on_step]
+        self.traced_loss = torch.zeros((), dtype=torch.float64)  # this rank's part of the last step's, for a trace
+        self._weights: dict[float, Tensor] = {}
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being trained, from 0."""
+        return self.at.epoch
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps made so far."""
+        return self.at.step
+
+    def stop(self) -> None:
+        """End the fit after this epoch. All ranks must come to the same decision: from metrics, they do."""
+        self.at.stopped = True
+
+    def run(self) -> History:
+        """Train to the end; the weights are then in the model."""
+        started = time.monotonic()
+        with self.preemption:
+            try:
+                self._begin()
+                while self.at.epoch < self.epochs and not self.at.stopped:
+                    self._epoch()
+                for callback in self.loop.callbacks:
+                    callback.on_end(self)
+                self.store.wait()
+            except BaseException:
+                self.store.settle()
+                raise
+            finally:
+                if self.reducer is not None:
+                    self.reducer.close()
+                self.recording.close()
+        self.history.steps, self.history.seconds = self.at.step, time.monotonic() - started
+        self.history.advice = advice(
+            self.timer.read(), self.timer.steps, self.loop.precision, self.loop.channels_last, self.loop.compile
+        )
+        self.recording.end(self.history)
+        return self.history
+
+    def _begin(self) -> None:
+        """The state to go on from: the newest checkpoint's, else rank 0's for all."""
+        if self.world.rank > 0:
+            torch.manual_seed(torch.initial_seed() + self.world.rank)  # dropout is not the same on all ranks
+        if not self.store.resume(self) and self.world.size > 1:
+            agree(self.model, self.world.collective)
+        for callback in self.loop.callbacks:
+            callback.on_start(self)
+
+    def _epoch(self) -> None:
+        """The rest of an epoch: training, evaluation, what follows from them, a checkpoint."""
+        if self.at.trained is None:
+            if self.at.step < self.steps:
+                self.loop.training_mode()
+                self._train()
+            self.at.trained = self._close()
+            self.recording.log(self.at.trained)
+            for callback in self.loop.callbacks:
+                callback.on_train(self, self.at.trained)
+        metrics = {**self.at.trained, **self._validated()}
+        self.history.rows.append({"epoch": self.at.epoch, **metrics})
+        for callback in self.loop.callbacks:
+            callback.on_epoch(self, metrics)
+        self.recording.epoch(metrics)
+        self.at.epoch += 1
+        self.at.seen = self.at.start = 0
+        self.at.trained, self.at.parts = None, []
+        saving = self.loop.saving
+        last = self.at.step >= self.steps or self.at.stopped
+        if saving is not None and (last or self.at.epoch % saving.every_epochs == 0):
+            self.store.save(self)
+
+    def _train(self) -> None:
+        """Optimizer steps until the epoch's samples, or the fit's steps, are used up."""
+        at, timer, reducer, tally = self.at, self.timer, self.reducer, self.tally
+        saving = self.loop.saving
+        every = (saving.every_steps if saving is not None else None) or 0
+        preemption, steps, recording = self.preemption, self.steps, self.recording
+        timer.start()
+        for micros in self.feed.epoch(at.epoch, at.seen):
+            timer.lap("data")
+            if reducer is not None:
+                reducer.flag = float(preemption.asked)
+            self._gradients(micros)
+            if reducer is None:
+                asked = preemption.asked
+            else:
+                asked = reducer.finish() > 0
+                timer.lap("communication")
+            if recording.trace is not None:
+                recording.traced(micros)
+                self.traced_loss.zero_()
+            self._update()
+            at.step += 1
+            at.seen += micros[0].total
+            timer.step()
+            for callback in self._stepping:
+                callback.on_step(self)
+            if timer.lap("optimizer") >= recording.due:
+                recording.progress("train", at.seen, self.order.count, tally.recent())
+            if asked:
+                self.store.leave(self)
+            if every and at.step % every == 0:
+                self.store.save(self)
+            if at.step >= steps:
+                break
+
+    def _gradients(self, micros: Sequence[Batch]) -> None:
+        """Forward and backward of one step's batches; each counts by its share of the whole batch."""
+        loop, forward, timer, tally, reducer = self.loop, self.forward, self.timer, self.tally, self.reducer
+        mine = [batch for batch in micros if batch.inputs is not None]
+        if reducer is not None and not mine:
+            reducer.arm()
+        for batch in mine:
+            if reducer is not None and batch is mine[-1]:
+                reducer.arm()
+            if self.cast is None:
+                outputs = forward(batch.inputs)
+                loss = loop.loss(outputs, batch.targets)
+            else:
+                with self.cast():
+                    outputs = forward(batch.inputs)
+                    loss = loop.loss(outputs, batch.targets)
+            timer.lap("forward")
+            if loss.ndim:
+                raise UserErrorException(
+                    f"The loss must be one number, the mean over the batch, but has the shape {tuple(loss.shape)}: use "
+                    "reduction='mean'."
+                )
+            share = len(batch.ids) / batch.total
+            scaled = loss if self.scaler is None else self.scaler.scale(loss)
+            if share == 1.0:
+                scaled.backward()  # type: ignore[no-untyped-call]
+            else:
+                scaled.backward(self._weight(share, scaled))  # type: ignore[no-untyped-call]
+            timer.lap("backward")
+            tally.add(loss, outputs, batch.targets, batch.ids)
+            if self.recording.trace is not None:
+                self.traced_loss += loss.detach().cpu() * share
+
+    def _weight(self, share: float, loss: Tensor) -> Tensor:
+        """`share` as the gradient to begin a backward pass with; made once."""
+        found = self._weights.get(share)
+        if found is None or found.dtype != loss.dtype:
+            found = self._weights[share] = torch.full_like(loss, share, requires_grad=False).detach()
+        return found
+
+    def _update(self) -> None:
+        """The optimizer's step with the gradients that are there."""
+        loop, scaler = self.loop, self.scaler
+        if loop.clip is not None:
+            if scaler is not None:
+                scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.parameters, loop.clip)
+        if loop.schedule is not None:
+            factor = loop.schedule(self.at.step, self.steps)
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * factor
+        if loop.momentum is not None:
+            self._set_momentum(loop.momentum(self.at.step, self.steps))
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _set_momentum(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            if "momentum" in group:
+                group["momentum"] = value
+            elif "betas" in group:
+                group["betas"] = (value, *group["betas"][1:])
+            else:
+                raise UserErrorException(
+                    f"momentum= was given, but {type(self.optimizer).__name__} has neither momentum nor betas."
+                )
+
+    def _close(self) -> dict[str, Any]:
+        """An epoch's training metrics over all ranks, and the account of its samples; one reduction."""
+        tally = self.tally
+        tally.fold()
+        own = limbs(tally.taken(self.at.epoch))
+        flat = [s.flatten().double() for s in tally.sums if s is not None]
+        head = torch.tensor([*own, float(tally.count)], dtype=torch.float64, device=self.world.device)
+        vector = total(self.world.collective, torch.cat([head, tally.loss.view(1), *flat]))
+        known = vector[:6].tolist()
+        self.recording.account(self.at, from_limbs(known[:4]), self.order)
+        loss = known[5] / known[4]
+        if loss != loss or abs(loss) == float("inf"):
+            raise TrainkitError(
+                f"The loss of epoch {self.at.epoch} is {loss}: training has diverged. Lower the learning rate, clip "
+                "the gradients (clip=1.0), or look for bad samples; the last checkpoint is from before."
+            )
+        metrics, start = {"train_loss": loss}, 6
+        for metric, sums in zip(tally.metrics, tally.sums, strict=True):
+            length = 0 if sums is None else sums.numel()
+            metrics[f"train_{metric.name}"] = float(metric.value(vector[start : start + length]))
+            start += length
+        tally.reset()
+        return metrics
+
+    def _validated(self) -> dict[str, Any]:
+        """The validation metrics of the epoch; leaves where a rank was asked to end meanwhile."""
+        if self.loop.val is None:
+            if (
+                self.world.size > 1
+                and total(
+                    self.world.collective, torch.tensor([float(self.preemption.asked)], device=self.world.device)
+                ).item()
+            ):
+                self.store.leave(self)
+            return {}
+        if self.world.size > 1:
+            for buffer in self.model.buffers():
+                self.world.collective.broadcast(buffer)
+        self.recording.progress("val", 0, 1, None)
+        found = self.loop.evaluator().metrics(
+            self.loop.feed(self.loop.val), self.loop.measured(), lambda: self.preemption.asked
+        )
+        if found is None:
+            self.store.leave(self)
+        return {f"val_{name}": value for name, value in (found or {}).items()}

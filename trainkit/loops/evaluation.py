@@ -1,0 +1,113 @@
+"""Exact evaluation over all ranks: each sample counts once, whatever their number, and nothing is padded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainkit.errors import UserErrorException
+from trainkit.loops.collectives.base import total
+from trainkit.loops.feed import Feed
+from trainkit.loops.metrics import Metric
+from trainkit.loops.precision import autocast
+from trainkit.loops.world import World
+
+Forward = Callable[[Any], Any]
+
+
+class Evaluator:
+    """Runs a model over data without training it; one reduction over the ranks at the end."""
+
+    def __init__(self, model: nn.Module, forward: Forward, world: World, precision: str) -> None:
+        self.model, self.forward, self.world = model, forward, world
+        self._cast = autocast(precision, world.device) or nullcontext
+
+    def metrics(self, feed: Feed, metrics: Sequence[Metric], asked: Callable[[], bool]) -> dict[str, Any] | None:
+        """Each metric's value over all of the data. None where a rank was `asked` to end: it stops, and all learn."""
+        sums: list[Tensor | None] = [None] * len(metrics)
+        self.model.eval()
+        with torch.inference_mode():
+            for micros in feed.epoch(0):
+                if asked():
+                    break
+                for batch in micros:
+                    if batch.inputs is None:
+                        continue
+                    with self._cast():
+                        outputs = self.forward(batch.inputs)
+                    for i, metric in enumerate(metrics):
+                        found, before = metric.sums(outputs, batch.targets), sums[i]
+                        sums[i] = found if before is None else before + found
+            return self._added(metrics, sums, asked())
+
+    def _added(self, metrics: Sequence[Metric], sums: list[Tensor | None], asked: bool) -> dict[str, Any] | None:
+        """The metrics of all ranks' sums; a rank that saw nothing learns the lengths of the others' first."""
+        device = self.world.device
+        lengths = torch.tensor([0 if s is None else s.numel() for s in sums], dtype=torch.float64, device=device)
+        if self.world.size > 1:
+            lengths = _largest(lengths, self.world)
+        parts = [
+            torch.zeros(int(n), dtype=torch.float64, device=device) if s is None else s.flatten().double()
+            for s, n in zip(sums, lengths.tolist(), strict=True)
+        ]
+        flag = torch.tensor([float(asked)], dtype=torch.float64, device=device)
+        vector = total(self.world.collective, torch.cat([flag, *parts]))
+        if float(vector[0]) > 0:
+            return None
+        values, start = {}, 1
+        for metric, part in zip(metrics, parts, strict=True):
+            if not len(part):
+                raise UserErrorException("There is nothing to evaluate: the data has no samples.")
+            value = metric.value(vector[start : start + len(part)])
+            values[metric.name] = float(value) if not isinstance(value, Tensor) or value.ndim == 0 else value.cpu()
+            start += len(part)
+        return values
+
+    def outputs(self, feed: Feed, count: int) -> Tensor:
+        """The model's outputs for all samples, in their order, on every rank: a tensor [count, ...] on the CPU."""
+        rows: Tensor | None = None
+        self.model.eval()
+        with torch.inference_mode():
+            for micros in feed.epoch(0):
+                for batch in micros:
+                    if batch.inputs is None:
+                        continue
+                    with self._cast():
+                        found = self.forward(batch.inputs)
+                    if not isinstance(found, Tensor) or len(found) != len(batch.ids):
+                        raise UserErrorException("predict needs a model that returns one tensor with a row a sample.")
+                    if rows is None:
+                        rows = torch.zeros(count, *found.shape[1:], dtype=found.dtype)
+                    rows[torch.from_numpy(batch.ids)] = found.cpu()
+        if self.world.size > 1:
+            rows = _together(rows, count, self.world)
+        if rows is None:
+            raise UserErrorException("There is nothing to predict: the data has no samples.")
+        return rows
+
+
+def _largest(lengths: Tensor, world: World) -> Tensor:
+    """Of every entry, the largest of all ranks; ranks that know one agree on it."""
+    table = torch.zeros(world.size, len(lengths), dtype=torch.float64, device=lengths.device)
+    table[world.rank] = lengths
+    return total(world.collective, table.flatten()).view(world.size, -1).amax(0)
+
+
+def _together(rows: Tensor | None, count: int, world: World) -> Tensor | None:
+    """All ranks' rows: each is zero but in one rank, and adding zeros changes no bit of a finite number."""
+    import json
+
+    from trainkit.loops.collectives.base import gather
+
+    facts = None if rows is None else [list(rows.shape), str(rows.dtype).removeprefix("torch.")]
+    known = [each for each in map(json.loads, gather(world.collective, json.dumps(facts).encode())) if each]
+    if not known:
+        return None
+    if rows is None:
+        rows = torch.zeros(known[0][0], dtype=getattr(torch, known[0][1]))
+    data = rows.contiguous().view(-1).view(torch.uint8).to(world.device)
+    return total(world.collective, data).cpu().view(rows.dtype).view(rows.shape)

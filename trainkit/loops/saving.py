@@ -1,0 +1,27 @@
+"""How often a fit is saved, and how many checkpoints are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainkit.errors import UserErrorException
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When checkpoints are written, and how many stay.
+
+    After every `every_epochs` epochs and, where given, every `every_steps` optimizer steps; the last `keep` stay. They
+    lie in the run's own `checkpoints/`, or in `folder`: a fit that finds some of its own there goes on from them.
+    """
+
+    every_epochs: int = 1
+    every_steps: int | None = None
+    keep: int = 3
+    folder: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        counts = (self.every_epochs, 1 if self.every_steps is None else self.every_steps, self.keep)
+        if not all(type(each) is int and each >= 1 for each in counts):
+            raise UserErrorException(f"Saving: every_epochs, every_steps and keep are numbers from 1, not {self}.")

@@ -1,0 +1,212 @@
+"""Saves a fit into checkpoints and takes it up again: everything that decides how training goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+from trainkit.boot.settings import settings
+from trainkit.errors import TrainkitError, UserErrorException
+from trainkit.loops import capture
+from trainkit.loops.checkpoints import Checkpoints, Saved, load
+from trainkit.loops.collectives.base import barrier, gather
+from trainkit.loops.preemption import Preempted
+from trainkit.loops.recording import Recording, part
+from trainkit.loops.saving import Saving
+
+if TYPE_CHECKING:
+    from trainkit.loops.engine import Training
+    from trainkit.loops.torchloop import TorchLoop
+
+_MODULUS = 1 << 128
+_LATER = "fit-"  # a folder of checkpoints below that of the first fit
+
+
+class Store:
+    """A fit's checkpoints: written by rank 0, read by all."""
+
+    def __init__(self, loop: TorchLoop, recording: Recording) -> None:
+        self.recording = recording
+        saving = loop.saving
+        self.folder = None if saving is None else _folder(loop, saving, recording)
+        self.checkpoints = None
+        if self.folder is not None and saving is not None and recording.rank == 0:
+            self.checkpoints = Checkpoints(self.folder, saving.keep)
+
+    def save(self, training: Training) -> None:
+        """A checkpoint of where the fit is now; written behind the training. All ranks call it at the same step."""
+        if self.folder is None:
+            return
+        digest = training.tally.taken(training.at.epoch)
+        own = {
+            "streams": capture.streams(),
+            "tally": training.tally.state(),
+            "digest": f"{digest:032x}",
+            "marks": {} if self.recording.run is None else self.recording.run.mark(),
+        }
+        ranks = [json.loads(data) for data in gather(training.world.collective, json.dumps(own).encode())]
+        self._close_part(training, sum(int(rank["digest"], 16) for rank in ranks) % _MODULUS)
+        if self.checkpoints is None:
+            return
+        tensors, state = capture.capture(training.model, training.optimizer, training.scaler)
+        for i, callback in enumerate(training.loop.callbacks):
+            if found := callback.tensors():
+                tensors[f"callback{i}"] = found
+        whole = {
+            **state,
+            "fit": _facts(training),
+            "position": training.at.to_json(),
+            "history": _plain(training.history.rows),
+            "callbacks": [callback.state() for callback in training.loop.callbacks],
+        }
+        self.checkpoints.save(training.step, tensors, whole, ranks, training.at.samples)
+
+    def _close_part(self, training: Training, digest: int) -> None:
+        """What was trained on since the last checkpoint becomes a part of the epoch's account, in all ranks alike."""
+        at = training.at
+        if at.seen > at.start and at.trained is None:
+            at.parts = [*at.parts, part(at, digest, training.world.size, self.recording.attempt)]
+            at.start = at.seen
+
+    def wait(self) -> None:
+        """Until what was saved is on the disk."""
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+
+    def settle(self) -> None:
+        """An error ends the fit: what is being written is written out, and says nothing of its own."""
+        with suppress(TrainkitError):
+            self.wait()
+
+    def leave(self, training: Training) -> NoReturn:
+        """Save, and end this process so that it is run again; every rank comes here at the same step."""
+        self.save(training)
+        self.wait()
+        barrier(training.world.collective)  # nobody's end may take rank 0 down before the disk has it all
+        where = "" if self.folder is None else f"; the checkpoint is in {self.folder}"
+        raise Preempted(f"Asked to end at step {training.step} of {training.steps}{where}.")
+
+    def resume(self, training: Training) -> bool:
+        """Take the fit up where a checkpoint stands; False where there is none to go on from."""
+        found = self._found(training) if training.world.rank == 0 else ""
+        told = gather(training.world.collective, found.encode())[0].decode()
+        if not told:
+            self._begin_again(training)
+            return False
+        saved = load(Path(told))
+        _refuse_another_fit(saved, training)
+        capture.restore(saved.tensors, saved.state, training.model, training.optimizer, training.scaler)
+        self._take_up(saved, training)
+        self.recording.say(f"resumed at step {training.step} of {training.steps}, from {saved.path}")
+        return True
+
+    def _found(self, training: Training) -> str:
+        """The checkpoint to go on from, as rank 0 sees it: the fit's own newest first, then what was asked for."""
+        own = None if self.checkpoints is None else self.checkpoints.newest()
+        if own is not None:
+            return str(own.path)
+        if training.loop.resume:
+            return str(load(Path(training.loop.resume)).path)
+        asked = settings().resume_from
+        if not asked:
+            return ""
+        place = Path(asked)
+        if self.folder is not None and self.folder.name.startswith(
+            _LATER
+        ):  # the same fit of that run
+            place = next((p for p in place.glob(f"**/{self.folder.name}") if p.is_dir()), Path())
+        return str(load(place).path) if place.name else ""
+
+    def _begin_again(self, training: Training) -> None:
+        """An attempt that found nothing to go on from: what an earlier one has measured is void."""
+        if self.recording.run is not None and self.recording.attempt > 1:
+            self.recording.run.rewind({f"rank-{training.world.rank}": 0})
+
+    def _take_up(self, saved: Saved, training: Training) -> None:
+        """Position, history, callbacks, and this rank's own streams and sums."""
+        state, world = saved.state, training.world
+        for name, value in state["position"].items():
+            setattr(training.at, name, value)
+        training.history.rows = state["history"]
+        for i, callback in enumerate(training.loop.callbacks):
+            callback.restore(state["callbacks"][i], saved.tensors.get(f"callback{i}", {}))
+        if saved.world_size == world.size:
+            capture.set_streams(saved.ranks[world.rank]["streams"])
+            training.tally.restore(saved.ranks[world.rank]["tally"])
+        elif world.rank == 0:
+            capture.set_streams(saved.ranks[0]["streams"])
+            training.tally.restore(*(rank["tally"] for rank in saved.ranks))
+        else:
+            torch.manual_seed(training.loop.seed + training.step * world.size + world.rank)
+        self._set_record(saved, training)
+
+    def _set_record(self, saved: Saved, training: Training) -> None:
+        """The run's metrics are those up to the checkpoint: later ones are void, in another run they are told again."""
+        run = self.recording.run
+        if run is None:
+            return
+        if self.recording.folder is not None and self.recording.folder in saved.path.parents:
+            marks = {name: mark for rank in saved.ranks for name, mark in rank["marks"].items()}
+            own = f"rank-{training.world.rank}"
+            run.rewind(marks if training.world.rank == 0 else {own: marks.get(own, 0)})
+            return
+        if training.world.rank == 0:
+            run.tag("resumed_from", str(saved.path))
+        for row in training.history.rows:
+            self.recording.log({name: value for name, value in row.items() if name != "epoch"})
+        if training.at.trained is not None:
+            self.recording.log(training.at.trained)
+
+
+def _folder(loop: TorchLoop, saving: Saving, recording: Recording) -> Path | None:
+    """Where a fit's checkpoints lie: in the folder itself, or for a script's second fit and later ones in one below."""
+    if saving.folder is not None:
+        loop.fits += 1
+        return _numbered(Path(saving.folder).absolute(), loop.fits)
+    if recording.folder is None:
+        return None
+    return _numbered(recording.folder, recording.fit)
+
+
+def _numbered(folder: Path, number: int) -> Path:
+    return folder if number == 1 else folder / f"{_LATER}{number}"
+
+
+def _facts(training: Training) -> dict[str, Any]:
+    """What two fits must share for one to go on from the other's checkpoint."""
+    loop = training.loop
+    return {
+        "samples": training.order.count,
+        "batch": training.order.batch,
+        "seed": training.order.seed,
+        "steps": training.steps,
+        "accumulate": loop.accumulate,
+        "precision": loop.precision,
+        "optimizer": type(loop.optimizer).__name__,
+        "callbacks": [type(callback).__name__ for callback in loop.callbacks],
+    }
+
+
+def _refuse_another_fit(saved: Saved, training: Training) -> None:
+    """Raises UserErrorException where a checkpoint is of a fit with other settings: it would go on as another run."""
+    then: Mapping[str, Any] = saved.state.get("fit", {})
+    now = _facts(training)
+    odd = [f"{name} was {then.get(name)!r} and is {value!r}" for name, value in now.items() if then.get(name) != value]
+    if odd:
+        raise UserErrorException(
+            f"The checkpoint {saved.path} is of another fit: {'; '.join(odd)}. Give the same settings to go on, or "
+            "another folder to begin anew."
+        )
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The history as JSON values."""
+    return [
+        {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in row.items()}
+        for row in rows
+    ]
