@@ -61,7 +61,7 @@ def test_keys_with_the_same_sum_hash_apart() -> None:
 def test_what_should_have_been_seen() -> None:
     order = Order(100, 8, 3)
     assert expected(order, 2, 0, 100) == of(list(range(100)), 2)
-    seen = [ids for ids in order.steps_from(2, 16)][:3]
+    seen = list(order.steps_from(2, 16))[:3]
     assert expected(order, 2, 16, 40) == digest(np.concatenate(seen), 2)
     assert expected(order, 2, 16, 16) == 0
 

@@ -51,7 +51,7 @@ class Feed:
         if device.type == "cuda" and isinstance(source, Pinnable):
             source.pinned = True  # only copies from page-locked memory overlap with computing
 
-    def epoch(self, number: int, position: int = 0) -> Iterator[list[Batch]]:
+    def epoch(self, number: int, position: int = 0) -> Generator[list[Batch], None, None]:
         """One list of `accumulate` micro-batches a step, after the epoch's first `position` samples.
 
         A step's samples count as seen when its list was handed out: the next position is that of `total` more.

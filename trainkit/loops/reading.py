@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from trainkit.boot.processes import die_with_parent
 from trainkit.loops.digest import hashes
@@ -45,18 +45,28 @@ class _InWorker(Exception):
         return f"\n\nIn the process that read it:\n{self.args[0]}"
 
 
+class _Left(BaseException):
+    """Raised in the middle of a sample that nobody waits for any more."""
+
+
 class Reader(Dataset[Any]):
     """Reads the samples of a part, each with streams seeded for it alone."""
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any], closing: Any = None) -> None:
-        self.dataset, self.collate, self.closing = dataset, collate, closing
+        self.dataset, self.collate, self.closing, self.reading = dataset, collate, closing, False
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, part: Part) -> Any:
         """In a worker: the batch of the samples, None for none, or the Failure to read it."""
-        batch = self.read(part)
+        try:
+            self.reading = True
+            batch = self.read(part)
+        except _Left:
+            batch = None
+        finally:
+            self.reading = False
         if isinstance(batch, Failure) and batch.cause is not None:
             text = "".join(traceback.format_exception(batch.cause))
             return Failure(batch.message, _InWorker(text))
@@ -116,25 +126,29 @@ def _seed(seed: int) -> None:
 class WorkerStart:
     """What a worker does first: it must die with its rank, and at no signal that is meant for the rank.
 
-    A scheduler's SIGTERM often reaches all processes of a job. The rank then saves and ends its workers itself, so they
-    obey SIGTERM only once it does that, or is gone.
+    A scheduler's SIGTERM often reaches all processes of a job. The rank then saves and ends its workers itself. Once it
+    does that (`closing`), SIGTERM makes a worker leave the sample that it reads, no more: one that ended anywhere else
+    could take a lock of the queues with it, and its rank would wait for that for ever.
     """
 
     def __init__(self, parent: int, closing: Any, then: Callable[[int], None] | None) -> None:
         self.parent, self.closing, self.then = parent, closing, then
 
     def __call__(self, number: int) -> None:
-        parent = os.getppid()
+        info, parent = get_worker_info(), os.getppid()
+        assert info is not None and isinstance(info.dataset, Reader)
+        reader = info.dataset
 
         def leave(signum: int, frame: object) -> None:
-            if self.closing.value or os.getppid() != parent:
+            if os.getppid() != parent:
                 os._exit(0)
+            if self.closing.value and reader.reading:
+                raise _Left
 
         for signum in signal.valid_signals():
-            # Handlers written in Python were inherited and are the rank's; one that is ignored stays so.
-            if callable(signal.getsignal(signum)) or (
-                signum == signal.SIGTERM and signal.getsignal(signum) != signal.SIG_IGN
-            ):
+            # Handlers written in Python were inherited and are the rank's; a signal that is ignored stays so.
+            handler = signal.getsignal(signum)
+            if callable(handler) or (signum == signal.SIGTERM and handler != signal.SIG_IGN):
                 signal.signal(signum, leave)
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         if self.parent:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from trainkit.boot.processes import signal_name
 from trainkit.errors import TrainkitError, UserErrorException
 from trainkit.loops.nested import mapped
 from trainkit.loops.order import Ids
@@ -34,8 +35,8 @@ class Samples:
     (seed, epoch, first id): augmentation that draws from them is the same with any number of workers and ranks. Streams
     that a dataset keeps of its own are not. The streams of this process stay as they were.
 
-    Workers stay for the next epoch where one was read to its end; `close` ends them, as does the end of this process,
-    however it comes. One thread at a time reads. Raises UserErrorException where a sample or a batch of them cannot be
+    Workers stay for the next epoch where one was read to its end, and see the dataset as it was when they started;
+    `close` ends them, as does the end of this process, however it comes. One thread at a time reads. Raises UserErrorException where a sample or a batch of them cannot be
     read, and TrainkitError where a worker has died.
     """
 
@@ -149,21 +150,31 @@ class _Workers:
             if not str(e).startswith("DataLoader worker (pid"):
                 raise
             raise TrainkitError(
-                f"A process that reads the data has died: {str(e).strip()} Where memory ran out, ask for fewer "
-                "workers; with workers=0 the data is read in this process, whose traceback says more."
+                f"A process that reads the data has died{self._death()}. Where memory ran out, ask for fewer workers; "
+                "with workers=0 the data is read in this process, whose traceback says more."
             ) from e
 
+    def _death(self) -> str:
+        iterator: Any = self.loader._iterator
+        workers = [] if iterator is None else iterator._workers
+        codes = [process.exitcode for process in workers if process.exitcode]
+        if not codes:
+            return ""
+        return f" of {signal_name(-codes[0])}" if codes[0] < 0 else f" with exit code {codes[0]}"
+
     def end(self) -> None:
-        """End the processes: they leave off at the next sample."""
+        """End the processes, also in the middle of a sample."""
         self.closing.value = 1
         atexit.unregister(self.end)
         iterator: Any = self.loader._iterator
         if iterator is None:
             return
         self.loader._iterator = None
+        for process in iterator._workers:
+            process.terminate()  # no more than a nudge: see WorkerStart
         iterator._shutdown_workers()
         for process in iterator._workers:
-            if process.is_alive():  # stuck in its dataset
+            if process.is_alive():  # stuck in code that is not Python
                 process.kill()
                 process.join()
 
