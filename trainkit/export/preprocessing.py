@@ -73,9 +73,8 @@ class Preprocessing:
             raise ExportError(f"Preprocessing has the values {sorted(needed)} and interpolation; found: {found!r}.")
         return cls(**values)
 
-    def apply(self, image: Image.Image) -> NDArray[np.float32]:
-        """An RGB picture as the model's input: float32, 3 x size x size."""
-        import numpy as np
+    def frame(self, image: Image.Image) -> Image.Image:
+        """The part of an RGB picture that the model sees, resized: size x size."""
         from PIL import Image
 
         width, height = image.size
@@ -87,7 +86,13 @@ class Preprocessing:
         if target != image.size:
             image = image.resize(target, Image.Resampling[self.interpolation.upper()])
         left, top = (int(round((side - self.size) / 2.0)) for side in target)
-        pixels = np.asarray(image.crop((left, top, left + self.size, top + self.size)), dtype=np.float32)
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def apply(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB picture as the model's input: float32, 3 x size x size."""
+        import numpy as np
+
+        pixels = np.asarray(self.frame(image), dtype=np.float32)
         scaled_pixels = pixels.transpose(2, 0, 1) / np.float32(255)
         mean, std = (np.asarray(values, dtype=np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
         return np.ascontiguousarray((scaled_pixels - mean) / std, dtype=np.float32)
@@ -112,8 +117,11 @@ def _three(name: str, values: Any) -> tuple[float, ...]:
     return numbers
 
 
-def read_picture(path: str | os.PathLike[str]) -> Image.Image:
+def read_picture(path: str | os.PathLike[str], least: int | None = None) -> Image.Image:
     """The picture in a file: upright as its EXIF orientation says, in RGB (grey is spread, transparency dropped).
+
+    With `least` a JPEG may be decoded at a half, quarter or eighth of its size, as long as both sides keep so many
+    pixels; without it every picture has all its pixels.
 
     Raises UserErrorException, which names the file, where it is missing, damaged, no picture, or has more than 8 bits
     a channel (what they mean is unknown).
@@ -128,6 +136,8 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
                 raise UserErrorException(
                     f"{name} has more than 8 bits a channel (Pillow's mode {image.mode}); convert it to 8 bits."
                 )
+            if least is not None:
+                image.draft(None, (least, least))
             upright = ImageOps.exif_transpose(image)
             if upright.mode in ("P", "PA"):
                 upright = upright.convert("RGBA")  # first: a palette's transparency
