@@ -1,0 +1,160 @@
+"""Saves a fastai fit into checkpoints and takes it up again, in any phase, at any batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+from trainkit.boot.settings import settings
+from trainkit.errors import UserErrorException
+from trainkit.loops import capture
+from trainkit.loops.checkpoints import Checkpoints, Saved, load
+from trainkit.loops.collectives.base import barrier, gather
+from trainkit.loops.digest import digest
+from trainkit.loops.engine import Position
+from trainkit.loops.fastaistate import join_losses, optimizer_state, progress_of, set_optimizer, set_progress
+from trainkit.loops.preemption import Preempted
+from trainkit.loops.recording import Recording, part
+
+if TYPE_CHECKING:
+    from trainkit.loops.fastaifit import Fit
+
+_MODULUS = 1 << 128
+
+
+@dataclass
+class Place(Position):
+    """How far the phases have come: `epoch` counts through all of them, `phase_epoch` within one."""
+
+    phase: int = 0
+    phase_epoch: int = 0
+
+
+class FastaiStore:
+    """The checkpoints of a loop's phases: written by rank 0, read by all."""
+
+    def __init__(self, fit: Fit, recording: Recording) -> None:
+        saving = fit.loop.saving
+        self.fit, self.recording = fit, recording
+        folder = None if saving is None else saving.folder or recording.folder
+        self.folder = None if folder is None else Path(folder)
+        self.checkpoints: Checkpoints | None = None
+        if self.folder is not None and saving is not None and fit.world.rank == 0:
+            self.checkpoints = Checkpoints(self.folder, saving.keep)
+
+    def own_state(self) -> dict[str, Any]:
+        """What only this rank knows: its streams of random numbers, and what its callbacks and metrics hold."""
+        return {"streams": capture.streams(), "progress": progress_of(self.fit.learner)}
+
+    def save(self, own: Mapping[str, Any] | None = None) -> None:
+        """A checkpoint of where the fit is, by all ranks; `own` is this rank's state if another moment's is meant."""
+        if self.folder is None:
+            return
+        fit, at = self.fit, self.fit.at
+        run = self.recording.run
+        mine = {
+            **(own or self.own_state()),
+            "digest": f"{fit.taken_digest():032x}",
+            "marks": {} if run is None else run.mark(),
+        }
+        ranks = [json.loads(data) for data in gather(fit.world.collective, json.dumps(mine).encode())]
+        if at.seen > at.start and at.trained is None:
+            seen = sum(int(rank["digest"], 16) for rank in ranks) % _MODULUS
+            at.parts = [*at.parts, part(at, seen, fit.world.size, self.recording.attempt)]
+            at.start = at.seen
+        if self.checkpoints is None:
+            return
+        tensors, optimizer = optimizer_state(fit.learner.opt)
+        state = {
+            "fit": fit.facts(),
+            "phases": fit.described[: at.phase + 1],
+            "position": asdict(at),
+            "history": fit.history.rows,
+            "optimizer": optimizer,
+            "scaler": None if fit.scaler is None else fit.scaler.state_dict(),
+        }
+        self.checkpoints.save(
+            at.step, {"model": fit.learner.model.state_dict(), "optimizer": tensors}, state, ranks, at.samples
+        )
+
+    def wait(self) -> None:
+        """Until what was saved is on the disk."""
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+
+    def leave(self, own: Mapping[str, Any] | None = None) -> NoReturn:
+        """Save, and end this process so that it is run again; every rank comes here at the same batch."""
+        self.save(own)
+        self.wait()
+        barrier(self.fit.world.collective)  # nobody's end may take rank 0 down before the disk has it all
+        where = "" if self.folder is None else f"; the checkpoint is in {self.folder}"
+        raise Preempted(f"Asked to end at step {self.fit.at.step}, in epoch {self.fit.at.epoch}{where}.")
+
+    def found(self) -> Saved | None:
+        """The checkpoint to go on from: the newest of these phases, else the one that was asked for; None for none."""
+        path = ""
+        if self.fit.world.rank == 0:
+            own = None if self.checkpoints is None else self.checkpoints.newest()
+            asked = self.fit.loop.resume or settings().resume_from
+            path = str(own.path) if own is not None else str(load(Path(asked)).path) if asked else ""
+        told = gather(self.fit.world.collective, path.encode())[0].decode()
+        if not told:
+            if self.recording.run is not None and self.recording.attempt > 1:
+                self.recording.run.rewind({f"rank-{self.fit.world.rank}": 0})
+            return None
+        saved = load(Path(told))
+        then, now = saved.state.get("fit", {}), self.fit.facts()
+        odd = [f"{k} was {then.get(k)!r} and is {v!r}" for k, v in now.items() if then.get(k) != v]
+        if odd:
+            raise UserErrorException(
+                f"The checkpoint {saved.path} is of another fit: {'; '.join(odd)}. Give the same settings to go on, or "
+                "another folder to begin anew."
+            )
+        return saved
+
+    def take_up(self, saved: Saved) -> None:
+        """Position, history and the run's record as they were; once, before any phase."""
+        fit, run = self.fit, self.recording.run
+        for name, value in saved.state["position"].items():
+            setattr(fit.at, name, value)
+        fit.history.rows = saved.state["history"]
+        self.restore(saved)
+        if run is None:
+            return
+        if self.recording.folder is not None and saved.path.parent == self.recording.folder:
+            marks = {name: mark for rank in saved.ranks for name, mark in rank["marks"].items()}
+            own = f"rank-{fit.world.rank}"
+            run.rewind(marks if fit.world.rank == 0 else {own: marks.get(own, 0)})
+            return
+        if fit.world.rank == 0:
+            run.tag("resumed_from", str(saved.path))
+        for row in fit.history.rows:
+            self.recording.log({name: value for name, value in row.items() if name not in ("epoch", "phase")})
+
+    def restore(self, saved: Saved) -> None:
+        """Weights, optimizer, and this rank's own state."""
+        fit, world = self.fit, self.fit.world
+        fit.learner.model.load_state_dict(saved.tensors["model"])
+        set_optimizer(fit.learner.opt, saved.tensors.get("optimizer", {}), saved.state["optimizer"])
+        if fit.scaler is not None:
+            fit.scaler.load_state_dict(saved.state["scaler"])
+        mine = saved.ranks[world.rank if saved.world_size == world.size else 0]
+        set_progress(fit.learner, mine["progress"])
+        if saved.world_size != world.size:
+            join_losses(fit.learner, [rank["progress"] for rank in saved.ranks])
+        if saved.world_size == world.size or world.rank == 0:
+            capture.set_streams(mine["streams"])
+        else:
+            torch.manual_seed(fit.loop.seed + fit.at.step * world.size + world.rank)
+
+
+def samples_digest(ids: list[Any], epoch: int) -> int:
+    """The digest of the samples in these arrays; 0 for none."""
+    import numpy as np
+
+    return digest(np.concatenate(ids), epoch) if ids else 0
