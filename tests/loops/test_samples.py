@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -214,33 +215,53 @@ def read():
     print(next(batches), flush=True)
     print(*[process.pid for process in multiprocessing.active_children()], flush=True)
     {end}
-read()
+{start}
 """
 
 
-def workers_of_a_rank(tmp_path: Path, end: str) -> tuple[subprocess.Popen[str], list[str]]:
+def workers_of_a_rank(tmp_path: Path, start: str, end: str) -> tuple[subprocess.Popen[str], list[str]]:
     """A process whose two workers are stuck in their dataset, and the workers' names."""
     script = tmp_path / "rank.py"
-    script.write_text(RANK.replace("{end}", end))
+    script.write_text(RANK.replace("{end}", end).replace("{start}", start))
     rank = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert rank.stdout is not None
     assert rank.stdout.readline() == "(tensor([0]), tensor([0]))\n"
     return rank, [identity(int(pid)) for pid in rank.stdout.readline().split()]
 
 
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(0)", "sys.exit(3)"])
-def test_workers_die_with_their_rank_however_it_ends(tmp_path: Path, end: str) -> None:
-    rank, workers = workers_of_a_rank(tmp_path, f"sys.stdin.readline(); {end}")
+IN_A_THREAD = "thread = threading.Thread(target=read); thread.start(); thread.join()"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "code"),
+    [
+        ("read()", "os.kill(os.getpid(), 9)", -9),
+        ("read()", "os._exit(4)", 4),
+        ("read()", "sys.exit(3)", 3),
+        (IN_A_THREAD, "os.kill(os.getpid(), 9)", -9),
+    ],
+)
+def test_workers_die_with_their_rank_however_it_ends(tmp_path: Path, start: str, end: str, code: int) -> None:
+    rank, workers = workers_of_a_rank(tmp_path, start, end)
     try:
-        assert len(workers) == 2
-        rank.wait(60)
+        assert len(workers) == 2 and rank.wait(60) == code
         deadline = time.monotonic() + 30
         while any(map(is_alive, workers)) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not any(map(is_alive, workers))
-        assert rank.returncode == {"os": -9 if "kill" in end else 0, "sy": 3}[end[:2]]
     finally:
         rank.kill()
         rank.wait()
         if rank.stdout:
             rank.stdout.close()
+
+
+def test_workers_outlive_the_thread_that_started_them() -> None:
+    source, found = Samples(Noisy(), 2), []
+    thread = threading.Thread(target=lambda: found.append(rows(source, 0)))
+    thread.start()
+    thread.join()
+    before = pids()
+    assert rows(source, 0) == found[0] and pids() == before and len(before) == 2
+    source.close()
+    assert not pids()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,14 +135,15 @@ class WorkerStart:
 
     def __init__(self, parent: int, closing: Any, then: Callable[[int], None] | None) -> None:
         self.parent, self.closing, self.then = parent, closing, then
+        self.by_main = True  # whether the parent's main thread starts the worker
 
     def __call__(self, number: int) -> None:
-        info, parent = get_worker_info(), os.getppid()
+        info = get_worker_info()
         assert info is not None and isinstance(info.dataset, Reader)
         reader = info.dataset
 
         def leave(signum: int, frame: object) -> None:
-            if os.getppid() != parent:
+            if os.getppid() != self.parent:
                 os._exit(0)
             if self.closing.value and reader.reading:
                 raise _Left
@@ -151,7 +154,20 @@ class WorkerStart:
             if callable(handler) or (signum == signal.SIGTERM and handler != signal.SIG_IGN):
                 signal.signal(signum, leave)
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
-        if self.parent:
+        if self.by_main:
             die_with_parent(signal.SIGKILL, self.parent)
+        else:  # the kernel's signal would come at the end of the thread that started this process
+            threading.Thread(target=self._outlive_no_parent, daemon=True).start()
         if self.then is not None:
             self.then(number)
+
+    def _outlive_no_parent(self) -> None:
+        try:
+            watched = select.poll()
+            watched.register(os.pidfd_open(self.parent), select.POLLIN)
+            if os.getppid() == self.parent:
+                watched.poll()
+        except OSError:
+            if os.getppid() == self.parent:
+                return  # an old kernel: torch's own look at the parent, after each batch, must do
+        os.kill(os.getpid(), signal.SIGKILL)

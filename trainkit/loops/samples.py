@@ -36,8 +36,8 @@ class Samples:
     that a dataset keeps of its own are not. The streams of this process stay as they were.
 
     Workers stay for the next epoch where one was read to its end, and see the dataset as it was when they started;
-    `close` ends them, as does the end of this process, however it comes. One thread at a time reads. Raises UserErrorException where a sample or a batch of them cannot be
-    read, and TrainkitError where a worker has died.
+    `close` ends them, as does the end of this process, however it comes. One thread at a time reads. Raises
+    UserErrorException where a sample or a batch of them cannot be read, and TrainkitError where a worker has died.
     """
 
     def __init__(
@@ -121,14 +121,11 @@ class _Workers:
         self.pinned = samples.pinned
         self.parts = _Parts()
         self.closing = RawValue("b", 0)  # in memory that the workers share
-        # The kernel's signal at a parent's death is tied to the thread that forked. A worker that another thread
-        # started must outlive it: that one sees within seconds that its parent is gone.
-        main = threading.current_thread() is threading.main_thread()
-        start = WorkerStart(os.getpid() if main else 0, self.closing, samples.worker_init)
+        self.start = WorkerStart(os.getpid(), self.closing, samples.worker_init)
         self.loader: DataLoader[Any] = DataLoader(
             Reader(samples.dataset, samples.collate, self.closing),
             batch_sampler=self.parts,  # type: ignore[arg-type]
-            num_workers=samples.workers, collate_fn=_same, worker_init_fn=start, persistent_workers=True,
+            num_workers=samples.workers, collate_fn=_same, worker_init_fn=self.start, persistent_workers=True,
             pin_memory=samples.pinned, multiprocessing_context="fork",
             generator=torch.Generator(),  # else the DataLoader would draw from this process's stream
         )  # fmt: skip
@@ -138,6 +135,7 @@ class _Workers:
     def read(self, parts: Iterator[Part]) -> Iterator[Any]:
         """The batches of `parts`; TrainkitError where a worker has died."""
         self.parts.parts = parts
+        self.start.by_main = threading.current_thread() is threading.main_thread()
         try:
             # A signal for the rank must not hit a worker before it has its own handlers; it lets them through then.
             held = signal.pthread_sigmask(signal.SIG_BLOCK, HELD if self.loader._iterator is None else ())
