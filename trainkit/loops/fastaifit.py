@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainkit.errors import UserErrorException
+from trainkit.errors import TrainkitError, UserErrorException
 from trainkit.loops.checkpoints import Saved
 from trainkit.loops.collectives.base import total
 from trainkit.loops.digest import from_limbs, limbs
@@ -177,15 +177,21 @@ class Fit:
 
     def _do_fit(self) -> None:
         """The epochs of a phase that are left."""
-        from fastai.learner import CancelEpochException
+        from fastai.learner import CancelEpochException, CancelFitException
 
         learner = self.learner
         if self._left is not None:
             self.store.restore(self._left)  # fit has set rates anew, callbacks have begun
         for epoch in range(self.at.phase_epoch, learner.n_epoch):
             learner.epoch = epoch
-            learner._with_events(learner._do_epoch, "epoch", CancelEpochException)
-            self._epoch_over()
+            before = len(learner.recorder.values)
+            try:
+                learner._with_events(learner._do_epoch, "epoch", CancelEpochException)
+            except CancelFitException:  # early stopping: the epoch counts where it came to its end
+                if len(learner.recorder.values) > before:
+                    self._epoch_over(last=True)
+                raise
+            self._epoch_over(last=epoch + 1 == learner.n_epoch)
 
     def _do_epoch_train(self) -> None:
         from fastai.learner import CancelTrainException
@@ -225,7 +231,7 @@ class Fit:
             self._ids.append(share.ids)
             self.timer.step()
             if self.timer.lap("optimizer") >= self.recording.due:
-                self.recording.progress("train", at.seen, self.order.count, float(learner.loss))
+                self.recording.progress("train", at.seen, self.order.count, float(learner.loss.detach()))
             if self.batches.asked:
                 self.store.leave()
             if every and at.step % every == 0 and at.seen < self.order.count:
@@ -237,6 +243,11 @@ class Fit:
     def _close(self, before: int) -> None:
         """The epoch's training is over: losses of all ranks, the account of its samples, one model for all."""
         world, recorder = self.world, self.learner.recorder
+        if not torch.isfinite(recorder.smooth_loss.val):
+            raise TrainkitError(
+                f"The loss of epoch {self.at.epoch} is {float(recorder.smooth_loss.val)}: training has diverged. Lower "
+                "the learning rate, or look for bad samples; the last checkpoint is from before."
+            )
         if world.size > 1:
             losses = [recorder.smooth_loss.val, *recorder.losses[before:]]
             flat = torch.stack([loss.detach().double().cpu().as_subclass(Tensor) for loss in losses])
@@ -255,8 +266,8 @@ class Fit:
         if self._training:
             self.store.leave(self._own)
 
-    def _epoch_over(self) -> None:
-        """An epoch's metrics become a row, and maybe a checkpoint."""
+    def _epoch_over(self, last: bool) -> None:
+        """An epoch's metrics become a row, and maybe a checkpoint; the end of a phase makes its own."""
         learner, at, saving = self.learner, self.at, self.loop.saving
         recorder = learner.recorder
         names = [name for name in recorder.metric_names if name not in ("epoch", "time")]
@@ -270,7 +281,7 @@ class Fit:
         at.phase_epoch += 1
         at.seen = at.start = 0
         at.trained, at.parts, self._own = None, [], None
-        if saving is not None and at.phase_epoch < learner.n_epoch and at.phase_epoch % saving.every_epochs == 0:
+        if saving is not None and not last and at.phase_epoch % saving.every_epochs == 0:
             self.store.save()
 
 
