@@ -144,7 +144,7 @@ def parse(path: Path, data: NDArray[np.uint8]) -> dict[str, Tensor]:
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
             begin, stop = entry["data_offsets"]
-            if begin != end or stop > len(area):
+            if begin != end or stop > len(area) or min(entry["shape"], default=0) < 0:
                 raise ValueError(f"{name} has data from {begin} to {stop}")
             found[name] = torch.from_numpy(area[begin:stop]).view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
             end = stop
