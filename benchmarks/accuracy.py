@@ -48,17 +48,22 @@ def frozen(data: Path) -> float:
     import torch
     from sklearn.linear_model import LogisticRegression
 
-    from trainkit_recipes.birds.data import Pictures, read_tree
-    from trainkit_recipes.birds.models import build, preprocessing
+    from trainkit.loops.images import read_tree
+    from trainkit_recipes.birds.data import pictures
+    from trainkit_recipes.birds.models import build_model, preprocessing
 
     tree = read_tree(data)
     shape = preprocessing("efficientnet_lite0", tree.pixels())
-    network: Any = build("efficientnet_lite0", len(tree.classes), "packaged", Path()).eval()
+    network: Any = build_model("efficientnet_lite0", len(tree.classes), "packaged", Path()).eval()
     tables = {}
     for split, pairs in (("train", tree.train), ("val", tree.val)):
-        loader = torch.utils.data.DataLoader(Pictures(pairs, shape, None), batch_size=32)
+        shares = np.array_split(np.arange(len(pairs)), max(1, len(pairs) // 32))
         with torch.inference_mode():
-            features = [network.forward_head(network.forward_features(x), pre_logits=True) for x, _ in loader]
+            features = [
+                network.forward_head(network.forward_features(batch[0]), pre_logits=True)
+                for batch in pictures(pairs, shape, changed=False).batches(shares, 0, 0)
+                if batch is not None
+            ]
         tables[split] = torch.cat(features).numpy(), np.array([label for _, label in pairs])
     linear = LogisticRegression(C=0.01, max_iter=5000).fit(*tables["train"])
     return float(linear.score(*tables["val"]))

@@ -162,6 +162,7 @@ def lightning(data: Prepared, loss: Loss) -> None:
 def fastai(data: Prepared, loss: Loss) -> None:
     """fastai's Learner, with torch's own optimizer."""
     from fastai.callback.core import Callback, CancelValidException
+    from fastai.callback.progress import ProgressCallback
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.optimizer import OptimWrapper
@@ -177,8 +178,10 @@ def fastai(data: Prepared, loss: Loss) -> None:
         return OptimWrapper(parameters, torch.optim.SGD, lr=lr, momentum=0.9)
 
     learner = Learner(loaders, model, loss_func=loss, opt_func=make, lr=0.01, train_bn=False)
-    with learner.no_bar(), learner.no_logging():
-        learner.fit(1, cbs=NoValidation())
+    learner.remove_cbs([ProgressCallback])
+    learner.recorder.silent = True
+    learner.logger = lambda *_: None
+    learner.fit(1, cbs=NoValidation())
 
 
 def ignite(data: Prepared, loss: Loss) -> None:

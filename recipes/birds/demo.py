@@ -37,33 +37,26 @@ def submit(workspace: Workspace, epochs: int) -> Run:
 
 
 def latest(run: Run) -> dict[str, Any]:
-    """The newest line of the table that train.py logs after every step; empty before the first."""
+    """The newest line of the table that a loop logs every second; empty before the first."""
     table = run.get_metrics("progress").get("progress") or {}
     return {name: column[-1] if isinstance(column, list) else column for name, column in table.items()}
 
 
 def follow(run: Run, console: Console) -> None:
     """Show the run's own numbers while it trains; raises ActivityFailedException if it fails."""
-    numbers = "loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.3f}  {task.fields[speed]:.0f} images/s"
+    numbers = "loss {task.fields[loss]:.3f}  {task.fields[speed]:.0f} images/s"
     columns = (
         TextColumn("            {task.description}"), BarColumn(24), TextColumn(numbers),
         TimeRemainingColumn(compact=True), TextColumn("left"),
     )  # fmt: skip
     with Progress(*columns, console=console, refresh_per_second=4) as bar:
-        task = bar.add_task("starting", total=1.0, loss=0.0, accuracy=0.0, speed=0.0)
+        task = bar.add_task("starting", total=1.0, loss=0.0, speed=0.0)
         while run.get_status() not in ("Completed", "Failed", "Canceled"):
             now = latest(run)
             if now:
                 words = f"epoch {now['epoch'] + 1}/{now['epochs']} {now['phase']:<5}"
-                speed = now["images_per_second"]
-                bar.update(
-                    task,
-                    description=words,
-                    completed=now["done"],
-                    loss=now["loss"],
-                    accuracy=now["accuracy"],
-                    speed=speed,
-                )
+                speed, loss = now["samples_per_second"], now["loss"] or 0.0
+                bar.update(task, description=words, completed=now["done"], loss=loss, speed=speed)
             time.sleep(0.3)
     run.wait_for_completion()
 

@@ -8,19 +8,20 @@ The weights after the last epoch are what is saved: the validation pictures choo
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from trainkit import Run
-from trainkit_recipes.birds.data import Loader, cache_folder, find_data, read_tree
-from trainkit_recipes.birds.models import WEIGHTS, build, groups, preprocessing
-from trainkit_recipes.birds.progress import Progress
-from trainkit_recipes.birds.world import Here, join, leave
+from trainkit.loops import Accuracy, Callback, TorchLoop, WarmupCosine, freeze_statistics
+from trainkit.loops.images import read_tree
+from trainkit_recipes.birds.data import cache_folder, find_data, pictures
+from trainkit_recipes.birds.models import WEIGHTS, build_model, groups, precision, preprocessing, save_model
 
 # Multiples of --learning_rate where weights were loaded: the last layer is new, the others know something already.
 BODY_RATE = 2.0
@@ -28,7 +29,96 @@ HEAD_RATE = 6.0
 WEIGHT_DECAY = 1e-4
 LABEL_SMOOTHING = 0.1
 MAX_NORM = 2.0  # of a step's gradient
-WARMUP = 0.1  # of all steps
+
+
+class Report(Callback):
+    """Prints what is known of each epoch, logs the best accuracy so far, and saves the model at the end."""
+
+    def __init__(self, save: Any) -> None:
+        self.best, self.save, self.started = 0.0, save, time.monotonic()
+
+    def on_epoch_start(self, training: Any) -> None:
+        self.say(training, f"Epoch {training.epoch}/{training.epochs - 1}\n{'-' * 10}")
+
+    def on_train_end(self, training: Any, metrics: Mapping[str, Any]) -> None:
+        self.phase(training, "train", metrics)
+
+    def on_epoch_end(self, training: Any, metrics: Mapping[str, Any]) -> None:
+        self.best = max(self.best, metrics["val_acc"])
+        self.phase(training, "val", metrics)
+
+    def on_end(self, training: Any) -> None:
+        seconds = time.monotonic() - self.started
+        self.say(
+            training, f"Training complete in {seconds // 60:.0f}m {seconds % 60:.0f}s\nBest val Acc: {self.best:4f}"
+        )
+        if training.world.rank == 0:
+            self.save()
+
+    def phase(self, training: Any, name: str, metrics: Mapping[str, Any]) -> None:
+        """One line, and the best accuracy: once a phase, so two values an epoch."""
+        self.say(training, f"{name} Loss: {metrics[f'{name}_loss']:.4f} Acc: {metrics[f'{name}_acc']:.4f}")
+        Run.get_context().log("best_val_acc", self.best)
+
+    def say(self, training: Any, text: str) -> None:
+        """From one rank."""
+        if training.world.rank == 0:
+            print(text, flush=True)
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        self.best = state["best"]
+
+
+def build(
+    num_epochs: int = 25,
+    output_dir: Path = Path("./outputs"),
+    learning_rate: float = 0.001,
+    momentum: float = 0.9,
+    data: str = "sample",
+    model: str = "efficientnet_lite0",
+    weights: str = "",
+    batch_size: int = 8,
+    seed: int = 0,
+) -> TorchLoop:
+    """The loop; `data` is sample, fowl, hymenoptera, or a folder of train/ and val/."""
+    output_dir.mkdir(parents=True, exist_ok=True)  # now: not after an hour of training
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)  # numbers near zero cost ten times the time on some processors
+    cache = cache_folder(os.environ)
+    tree = read_tree(find_data(data, cache))
+    shape = preprocessing(model, tree.pixels())
+    network = build_model(model, len(tree.classes), weights, cache)
+    learning: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+    if weights != "none":
+        freeze_statistics(network)  # known ones are better than those of a few pictures
+        learning = groups(model, network, learning_rate, BODY_RATE, HEAD_RATE)
+    run = Run.get_context()
+    run.log("lr", learning_rate)
+    run.log("momentum", momentum)
+    return TorchLoop(
+        model=network,
+        loss=nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING),
+        optimizer=torch.optim.SGD(
+            learning, learning_rate, momentum, 0, WEIGHT_DECAY, nesterov=momentum > 0, fused=True
+        ),
+        schedule=WarmupCosine(),
+        train=pictures(tree.train, shape, changed=True),
+        val=pictures(tree.val, shape, changed=False),
+        metrics=[Accuracy("acc")],
+        training_metrics=True,
+        batch=batch_size,
+        val_batch=32,
+        epochs=num_epochs,
+        precision=precision(model),
+        channels_last=True,
+        clip=MAX_NORM,
+        seed=seed,
+        callbacks=[Report(lambda: save_model(output_dir / "model.pt", model, network, tree.classes, shape))],
+        quiet=True,
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -49,98 +139,5 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def schedule(step: int, steps: int) -> float:
-    """The learning rate's factor: a short rise, then half a cosine down to zero."""
-    rise = max(1, round(WARMUP * steps))
-    return min((step + 1) / rise, 0.5 * (1 + math.cos(math.pi * max(0, step - rise) / max(1, steps - rise))))
-
-
-class Trainer:
-    """A network, its optimizer and its data, one epoch at a time."""
-
-    def __init__(self, args: argparse.Namespace, here: Here, run: Run) -> None:
-        self.args, self.here, self.run = args, here, run
-        cache = cache_folder(os.environ)
-        tree = read_tree(find_data(args.data, cache))
-        self.classes, self.shape = tree.classes, preprocessing(args.model, tree.pixels())
-        self.loaders = {
-            "train": Loader(tree.train, self.shape, args.batch_size, here, args.seed),
-            "val": Loader(tree.val, self.shape, 32, here, None),
-        }
-        self.plain = build(args.model, len(tree.classes), args.weights, cache)
-        self.pretrained = args.weights != "none"
-        learning = [{"params": list(self.plain.parameters())}]
-        if self.pretrained:
-            learning = groups(args.model, self.plain, args.learning_rate, BODY_RATE, HEAD_RATE)
-        self.model = here.model(self.plain)
-        self.optimizer = torch.optim.SGD(
-            learning, args.learning_rate, args.momentum, 0, WEIGHT_DECAY, nesterov=args.momentum > 0, fused=True
-        )
-        steps = args.num_epochs * len(self.loaders["train"])
-        self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: schedule(step, steps))
-
-    def epoch(self, number: int, phase: str) -> tuple[float, float]:
-        """One pass over the phase's pictures: mean loss and accuracy over all ranks, each picture counted once."""
-        training = phase == "train"
-        model = self.model if training else self.plain
-        model.train(training)
-        self.here.agree(self.plain)
-        for module in model.modules():  # known statistics are better than those of a few pictures
-            if self.pretrained and isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        loader, smoothing = self.loaders[phase], LABEL_SMOOTHING if training else 0.0
-        sums = Progress(self.run, phase, number, self.args.num_epochs, len(loader), self.here.size)
-        for pictures, labels in loader.epoch(number):
-            labels = labels.to(self.here.device)
-            with torch.set_grad_enabled(training):
-                scores = model(self.here.put(pictures))
-                loss = nn.functional.cross_entropy(scores, labels, reduction="sum", label_smoothing=smoothing)
-            if training:
-                # ranks average their gradients, so that this makes them those of the whole batch's mean loss
-                torch.autograd.backward(loss * self.here.size / loader.batch)
-                nn.utils.clip_grad_norm_(self.plain.parameters(), MAX_NORM)
-                self.optimizer.step()
-                self.rates.step()
-                self.optimizer.zero_grad()
-            sums.add(loss.item(), int((scores.argmax(1) == labels).sum()), len(labels))
-        loss_sum, right, seen = self.here.total(sums.loss, sums.right, sums.seen)
-        return loss_sum / seen, right / seen
-
-    def save(self, folder: Path) -> None:
-        """Write model.pt: what rebuilds the network, and how its input is made; loadable with weights_only."""
-        state = {name: value.cpu().contiguous() for name, value in self.plain.state_dict().items()}
-        facts = {"model": self.args.model, "classes": list(self.classes), "preprocessing": self.shape.to_json()}
-        torch.save({**facts, "state_dict": state}, folder / ".model.pt")
-        os.replace(folder / ".model.pt", folder / "model.pt")  # whole, or not there
-
-
-def main() -> None:
-    """Train, report, save."""
-    args = arguments()
-    args.output_dir.mkdir(parents=True, exist_ok=True)  # now: not after an hour of training
-    here = join(os.environ)
-    torch.manual_seed(args.seed)
-    run = Run.get_context()
-    trainer = Trainer(args, here, run)
-    run.log("lr", args.learning_rate)
-    run.log("momentum", args.momentum)
-    say = print if here.rank == 0 else lambda *_: None
-    best, started = 0.0, time.monotonic()
-    for number in range(args.num_epochs):
-        say(f"Epoch {number}/{args.num_epochs - 1}\n{'-' * 10}")
-        for phase in ("train", "val"):
-            loss, accuracy = trainer.epoch(number, phase)
-            say(f"{phase} Loss: {loss:.4f} Acc: {accuracy:.4f}")
-            best = max(best, accuracy) if phase == "val" else best
-            run.log("best_val_acc", best)  # once a phase: two values an epoch
-            run.log(f"{phase}_loss", loss)
-            run.log(f"{phase}_acc", accuracy)
-    seconds = time.monotonic() - started
-    say(f"Training complete in {seconds // 60:.0f}m {seconds % 60:.0f}s\nBest val Acc: {best:4f}")
-    if here.rank == 0:
-        trainer.save(args.output_dir)
-    leave(here)
-
-
 if __name__ == "__main__":
-    main()
+    build(**vars(arguments())).fit()

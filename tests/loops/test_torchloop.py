@@ -97,13 +97,16 @@ class _Seen(Callback):
     def on_start(self, training: Any) -> None:
         self.calls.append("start")
 
+    def on_epoch_start(self, training: Any) -> None:
+        self.calls.append(f"epoch {training.epoch}")
+
     def on_step(self, training: Any) -> None:
         self.calls.append(f"step {training.step}")
 
-    def on_train(self, training: Any, metrics: Any) -> None:
+    def on_train_end(self, training: Any, metrics: Any) -> None:
         self.calls.append(f"train {sorted(metrics)}")
 
-    def on_epoch(self, training: Any, metrics: Any) -> None:
+    def on_epoch_end(self, training: Any, metrics: Any) -> None:
         self.calls.append(f"epoch {sorted(metrics)}")
 
     def on_end(self, training: Any) -> None:
@@ -114,7 +117,7 @@ def test_callbacks_are_called_in_their_places() -> None:
     seen = _Seen()
     loop(callbacks=[seen], record=False, training_metrics=True, batch=25).fit(epochs=1)
     assert seen.calls == [
-        "start", "step 1", "step 2", "train ['train_accuracy', 'train_loss']",
+        "start", "epoch 0", "step 1", "step 2", "train ['train_accuracy', 'train_loss']",
         "epoch ['train_accuracy', 'train_loss', 'val_accuracy', 'val_loss']", "end",
     ]  # fmt: skip
 

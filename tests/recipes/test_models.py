@@ -9,12 +9,12 @@ import torch
 
 from trainkit import UserErrorException
 from trainkit.export import architectures
-from trainkit_recipes.birds.models import build, groups, in_order, preprocessing
+from trainkit_recipes.birds.models import build_model, groups, in_order, preprocessing
 
 
 @pytest.fixture(scope="module")
 def lite0(tmp_path_factory: pytest.TempPathFactory) -> torch.nn.Module:
-    return build("efficientnet_lite0", 3, "packaged", tmp_path_factory.mktemp("none"))
+    return build_model("efficientnet_lite0", 3, "packaged", tmp_path_factory.mktemp("none"))
 
 
 def test_packaged_weights_are_of_a_network_that_sees(lite0: torch.nn.Module) -> None:
@@ -52,14 +52,14 @@ def test_unknown_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserErrorException, match="resnet18 has no weights named 'packaged'; choose one of imagenet, none"
     ):
-        build("resnet18", 2, "packaged", tmp_path)
+        build_model("resnet18", 2, "packaged", tmp_path)
 
 
 def test_fetched_weights_are_kept_and_read_without_a_network(tmp_path: Path) -> None:
     known = architectures.build("resnet18", 1000).state_dict()
     (tmp_path / "weights").mkdir()
     torch.save(known, tmp_path / "weights" / "resnet18-f37072fd.pth")
-    model = build("resnet18", 2, "", tmp_path)
+    model = build_model("resnet18", 2, "", tmp_path)
     assert torch.equal(model.state_dict()["conv1.weight"], known["conv1.weight"])
     assert model.state_dict()["fc.weight"].shape == (2, 512)
 

@@ -28,6 +28,7 @@ _HOME = {
     "Samples": "sources",
     "Source": "sources",
     "Tensors": "sources",
+    "fast_bf16": "precision",
     "freeze": "freezing",
     "freeze_statistics": "freezing",
     "World": "world",

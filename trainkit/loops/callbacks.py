@@ -1,6 +1,6 @@
 """What may happen beside training: a small protocol, and the two callbacks that most want.
 
-A callback is asked at four places. What it keeps between epochs belongs in `state` (plain values) and `tensors`: both
+A callback is asked at six places. What it keeps between epochs belongs in `state` (plain values) and `tensors`: both
 are part of every checkpoint, so that a resumed run decides as an uninterrupted one would. All ranks call all callbacks
 with the same metrics; what must happen once belongs behind `training.world.rank == 0`.
 """
@@ -24,13 +24,16 @@ class Callback:
     def on_start(self, training: Training) -> None:
         """Before the first step, after a resumed state was restored."""
 
+    def on_epoch_start(self, training: Training) -> None:
+        """Before an epoch's first step of this process."""
+
     def on_step(self, training: Training) -> None:
         """After each optimizer step. Reading a tensor's value here waits for the device."""
 
-    def on_train(self, training: Training, metrics: Mapping[str, Any]) -> None:
+    def on_train_end(self, training: Training, metrics: Mapping[str, Any]) -> None:
         """After an epoch's training, before its evaluation; `metrics` has train_loss."""
 
-    def on_epoch(self, training: Training, metrics: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, training: Training, metrics: Mapping[str, Any]) -> None:
         """After an epoch's evaluation; `metrics` has all of the epoch's. `training.stop()` ends the fit here."""
 
     def on_end(self, training: Training) -> None:
@@ -86,7 +89,7 @@ class EarlyStopping(_Watching):
             raise UserErrorException(f"patience is at least 1 and min_delta at least 0, not {patience}, {min_delta}.")
         self.patience, self.min_delta = patience, min_delta
 
-    def on_epoch(self, training: Training, metrics: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, training: Training, metrics: Mapping[str, Any]) -> None:
         if not self.improved(training, metrics, self.min_delta) and training.epoch - self.best_epoch >= self.patience:
             training.stop()
 
@@ -98,7 +101,7 @@ class KeepBest(_Watching):
         super().__init__(metric, mode)
         self.weights: dict[str, Tensor] = {}
 
-    def on_epoch(self, training: Training, metrics: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, training: Training, metrics: Mapping[str, Any]) -> None:
         if self.improved(training, metrics):
             self.weights = {k: v.detach().to("cpu", copy=True) for k, v in training.model.state_dict().items()}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,33 +20,17 @@ from trainkit.loops.collectives.base import total
 from trainkit.loops.digest import from_limbs, limbs
 from trainkit.loops.feed import Batch
 from trainkit.loops.history import History
+from trainkit.loops.position import Position
 from trainkit.loops.preemption import Preemption
 from trainkit.loops.recording import Recording
 from trainkit.loops.reducer import Reducer, agree
+from trainkit.loops.schedules import set_momentum, set_rates
 from trainkit.loops.store import Store
 from trainkit.loops.tally import Tally
 from trainkit.loops.timer import StepTimer, advice
 
 if TYPE_CHECKING:
     from trainkit.loops.torchloop import TorchLoop
-
-
-@dataclass
-class Position:
-    """How far a fit has come; all of it is in every checkpoint."""
-
-    epoch: int = 0
-    seen: int = 0  # samples of this epoch that all ranks together have trained on
-    step: int = 0  # optimizer steps of the whole fit
-    start: int = 0  # `seen` where this process began
-    trained: dict[str, Any] | None = None  # the epoch's training metrics, where only its evaluation is left
-    parts: list[dict[str, Any]] = field(default_factory=list)  # the epoch's stretches of samples before `start`
-    stopped: bool = False  # a callback has ended the fit
-    samples: str = ""  # a hash of all epochs' samples before this one
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 class Training:
@@ -127,17 +110,19 @@ class Training:
     def _epoch(self) -> None:
         """The rest of an epoch: training, evaluation, what follows from them, a checkpoint."""
         if self.at.trained is None:
+            for callback in self.loop.callbacks:
+                callback.on_epoch_start(self)
             if self.at.step < self.steps:
                 self.loop.training_mode()
                 self._train()
             self.at.trained = self._close()
             self.recording.log(self.at.trained)
             for callback in self.loop.callbacks:
-                callback.on_train(self, self.at.trained)
+                callback.on_train_end(self, self.at.trained)
         metrics = {**self.at.trained, **self._validated()}
         self.history.rows.append({"epoch": self.at.epoch, **metrics})
         for callback in self.loop.callbacks:
-            callback.on_epoch(self, metrics)
+            callback.on_epoch_end(self, metrics)
         self.recording.epoch(metrics)
         self.at.epoch += 1
         self.at.seen = self.at.start = 0
@@ -230,11 +215,9 @@ class Training:
                 scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.parameters, loop.clip)
         if loop.schedule is not None:
-            factor = loop.schedule(self.at.step, self.steps)
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * factor
+            set_rates(self.optimizer, self.rates, loop.schedule(self.at.step, self.steps))
         if loop.momentum is not None:
-            self._set_momentum(loop.momentum(self.at.step, self.steps))
+            set_momentum(self.optimizer, loop.momentum(self.at.step, self.steps))
         if scaler is None:
             self.optimizer.step()
         else:
@@ -242,17 +225,6 @@ class Training:
             scaler.update()
         for parameter in self.parameters:
             parameter.grad = None
-
-    def _set_momentum(self, value: float) -> None:
-        for group in self.optimizer.param_groups:
-            if "momentum" in group:
-                group["momentum"] = value
-            elif "betas" in group:
-                group["betas"] = (value, *group["betas"][1:])
-            else:
-                raise UserErrorException(
-                    f"momentum= was given, but {type(self.optimizer).__name__} has neither momentum nor betas."
-                )
 
     def _close(self) -> dict[str, Any]:
         """An epoch's training metrics over all ranks, and the account of its samples; one reduction."""

@@ -30,19 +30,22 @@ class Evaluator:
         """Each metric's value over all of the data. None where a rank was `asked` to end: it stops, and all learn."""
         sums: list[Tensor | None] = [None] * len(metrics)
         self.model.eval()
-        with torch.inference_mode():
-            for micros in feed.epoch(0):
-                if asked():
-                    break
-                for batch in micros:
-                    if batch.inputs is None:
-                        continue
-                    with self._cast():
-                        outputs = self.forward(batch.inputs)
+        for micros in feed.epoch(0):
+            if asked():
+                break
+            for batch in micros:
+                if batch.inputs is None:
+                    continue
+                with torch.inference_mode():  # not around the feed: what a source keeps is used in training too
+                    outputs = self._outputs(batch.inputs)
                     for i, metric in enumerate(metrics):
                         found, before = metric.sums(outputs, batch.targets), sums[i]
                         sums[i] = found if before is None else before + found
-            return self._added(metrics, sums, asked())
+        return self._added(metrics, sums, asked())
+
+    def _outputs(self, inputs: Any) -> Any:
+        with self._cast():
+            return self.forward(inputs)
 
     def _added(self, metrics: Sequence[Metric], sums: list[Tensor | None], asked: bool) -> dict[str, Any] | None:
         """The metrics of all ranks' sums; a rank that saw nothing learns the lengths of the others' first."""
@@ -71,18 +74,17 @@ class Evaluator:
         """The model's outputs for all samples, in their order, on every rank: a tensor [count, ...] on the CPU."""
         rows: Tensor | None = None
         self.model.eval()
-        with torch.inference_mode():
-            for micros in feed.epoch(0):
-                for batch in micros:
-                    if batch.inputs is None:
-                        continue
-                    with self._cast():
-                        found = self.forward(batch.inputs)
-                    if not isinstance(found, Tensor) or len(found) != len(batch.ids):
-                        raise UserErrorException("predict needs a model that returns one tensor with a row a sample.")
-                    if rows is None:
-                        rows = torch.zeros(count, *found.shape[1:], dtype=found.dtype)
-                    rows[torch.from_numpy(batch.ids)] = found.cpu()
+        for micros in feed.epoch(0):
+            for batch in micros:
+                if batch.inputs is None:
+                    continue
+                with torch.inference_mode():
+                    found = self._outputs(batch.inputs)
+                if not isinstance(found, Tensor) or len(found) != len(batch.ids):
+                    raise UserErrorException("predict needs a model that returns one tensor with a row a sample.")
+                if rows is None:
+                    rows = torch.zeros(count, *found.shape[1:], dtype=found.dtype)
+                rows[torch.from_numpy(batch.ids)] = found.cpu()
         if self.world.size > 1:
             rows = _together(rows, count, self.world)
         if rows is None:

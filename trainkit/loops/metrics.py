@@ -30,14 +30,15 @@ class Metric(Protocol):
 
 
 class Accuracy:
-    """The part of the samples whose class is predicted rightly, 0 to 1. Logged as "accuracy".
+    """The part of the samples whose class is predicted rightly, 0 to 1. Logged as `name`.
 
     Outputs are logits [N, C] and targets classes [N], or [N, C, ...] and [N, ...] for a class for each pixel or token;
     for two classes also logits [N] or [N, 1], above 0 for class 1, and targets [N] or [N, 1] of 0 and 1 in any type.
     Raises UserErrorException for other shapes.
     """
 
-    name = "accuracy"
+    def __init__(self, name: str = "accuracy") -> None:
+        self.name = name
 
     def sums(self, outputs: Any, targets: Any) -> Tensor:
         """How many are right, and how many there are."""
@@ -50,9 +51,10 @@ class Accuracy:
 
 
 class ErrorRate(Accuracy):
-    """The part of the samples whose class is predicted wrongly: 1 - Accuracy. Logged as "error_rate"."""
+    """The part of the samples whose class is predicted wrongly: 1 - Accuracy. Logged as `name`."""
 
-    name = "error_rate"
+    def __init__(self, name: str = "error_rate") -> None:
+        super().__init__(name)
 
     def value(self, sums: Tensor) -> float:
         """NaN where there were no samples."""

@@ -12,6 +12,14 @@ from trainkit.errors import UserErrorException
 PRECISIONS = ("float32", "bf16", "fp16")
 
 
+def fast_bf16(device: torch.device | None = None) -> bool:
+    """Whether a device multiplies matrices of bfloat16 by itself: GPUs since Ampere, x86 processors with AMX or AVX512."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
+
+
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[object]] | None:
     """What to enter around each forward pass; None for float32, so that nothing is entered."""
     if precision not in PRECISIONS:

@@ -18,8 +18,9 @@ from trainkit.loops.feed import Batch
 from trainkit.loops.history import History
 
 if TYPE_CHECKING:
-    from trainkit.loops.engine import Position, Training
+    from trainkit.loops.engine import Training
     from trainkit.loops.order import Order
+    from trainkit.loops.position import Position
     from trainkit.loops.torchloop import TorchLoop
     from trainkit.loops.trace import Trace
     from trainkit.run import Run
@@ -70,6 +71,7 @@ class Recording:
         at, training = self.training.at, self.training
         self.log({name: value for name, value in metrics.items() if name.startswith("val_")})
         words = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float))
+        self.progress("val", 1, 1, None)
         self.say(f"epoch {at.epoch + 1}/{training.epochs}  {words}  {self._rate():,.0f} samples/s")
 
     def _rate(self) -> float:
@@ -86,9 +88,9 @@ class Recording:
         now = perf_counter()
         self.due = now + _PROGRESS_SECONDS
         at, training = self.training.at, self.training
-        if seen <= self._from:
-            self._begun, self._from = now, seen
-        share = _TRAINING_SHARE if phase == "val" else _TRAINING_SHARE * seen / count
+        if phase == "train" and seen < self._from:
+            self._begun, self._from = self._epoch_begun, 0
+        share = _TRAINING_SHARE * seen / count if phase == "train" else (_TRAINING_SHARE, 1.0)[seen]
         row: dict[str, Any] = {
             "phase": phase, "epoch": at.epoch, "epochs": training.epochs, "step": at.step, "steps": training.steps,
             "samples_per_second": self._rate(), "done": min(1.0, (at.epoch + share) / training.epochs),

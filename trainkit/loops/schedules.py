@@ -10,8 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trainkit.errors import UserErrorException
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 Schedule = Callable[[int, int], float]
 
@@ -96,3 +100,22 @@ class WarmupCosine:
         """The factor at `step` of `steps`."""
         rise = max(1, round(self.warmup * steps))
         return min((step + 1) / rise, _cosine(1.0, 0.0, max(0, step - rise) / max(1, steps - rise)))
+
+
+def set_rates(optimizer: Optimizer, rates: Sequence[float], factor: float) -> None:
+    """Give each parameter group `factor` times its own rate."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * factor
+
+
+def set_momentum(optimizer: Optimizer, value: float) -> None:
+    """Give each group this momentum, or first beta; raises UserErrorException where the optimizer has neither."""
+    for group in optimizer.param_groups:
+        if "momentum" in group:
+            group["momentum"] = value
+        elif "betas" in group:
+            group["betas"] = (value, *group["betas"][1:])
+        else:
+            raise UserErrorException(
+                f"momentum= was given, but {type(optimizer).__name__} has neither momentum nor betas."
+            )
