@@ -104,7 +104,7 @@ class SyncBatchNorm(_BatchNorm):
             allowed = " or ".join(f"{n}D" for n in self.dimensions)
             raise ValueError(f"expected {allowed} input (got {input.dim()}D input)")
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
         """Normalise; in training over all ranks, which must all come here together."""
         self._check_input_dim(input)
@@ -120,7 +120,7 @@ class SyncBatchNorm(_BatchNorm):
         return output
 
     def _over_all(self, input: Tensor) -> Tensor:
-        output, mean, variance, count = _Normalised.apply(  # type: ignore[no-untyped-call]
+        output, mean, variance, count = _Normalised.apply(
             input, self.weight, self.bias, self.eps, self.line
         )
         if not count.is_cuda and count < 2:

@@ -7,6 +7,7 @@ from typing import cast
 import torch.distributed as dist
 from torch import Tensor
 
+from trainkit.loops import parting
 from trainkit.loops.collectives.base import Collective, Done, Ranks, Work, as_bytes
 
 
@@ -24,7 +25,8 @@ class TorchDistributed(Ranks):
     def __init__(self, cpu: dist.ProcessGroup, cuda: dist.ProcessGroup, nccl: bool) -> None:
         self.name = "nccl" if nccl else "gloo"
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self._cpu, self._cuda = cpu, cuda
+        self._groups = [cpu, cuda]
+        parting.at_parting(self.close)
         self._sum = dist.AllreduceOptions()
         self._sum.reduceOp = dist.ReduceOp.SUM
 
@@ -32,13 +34,13 @@ class TorchDistributed(Ranks):
         """Start a sum; NCCL's runs on a stream of its own."""
         if not flat.numel():
             return Done()
-        group = self._cuda if flat.is_cuda else self._cpu
+        group = self._groups[flat.is_cuda]
         return cast(Work, group.allreduce([flat], self._sum))
 
     def broadcast(self, flat: Tensor) -> None:
         """Rank 0's bytes to all."""
         if flat.numel():
-            dist.broadcast(as_bytes(flat), 0, group=self._cuda if flat.is_cuda else self._cpu)
+            dist.broadcast(as_bytes(flat), 0, group=self._groups[flat.is_cuda])
 
     def apart(self) -> Collective:
         """Groups of their own, with connections of their own."""
@@ -47,4 +49,5 @@ class TorchDistributed(Ranks):
         return TorchDistributed(cpu, group("nccl") if nccl else cpu, nccl)
 
     def close(self) -> None:
-        """Nothing: the groups are parted from together, at the process's end (see `trainkit.loops.parting`)."""
+        """Let go of the groups: their threads use Python to the last, and must end before it does."""
+        self._groups.clear()
