@@ -20,10 +20,11 @@ class Work(Protocol):
 W = TypeVar("W", bound=Work)
 
 
-def in_order(batches: Iterable[W | None], workers: int, ahead: int) -> Generator[W | None, None, None]:
-    """Each batch in turn, when its parts are made, by `workers` threads; `ahead` batches are begun before they are due.
+def in_order(batches: Iterable[W | None], workers: int) -> Generator[W | None, None, None]:
+    """Each batch in turn, when its parts are made, by `workers` threads.
 
-    Without workers the reader makes them itself. An error in a part is raised where its batch is due. Closing the
+    Two batches are begun before they are due, and more only while these have fewer than two parts for each thread.
+    Without workers the reader makes the parts itself. An error in a part is raised where its batch is due. Closing the
     iterator ends the threads.
     """
     if workers == 0:
@@ -38,7 +39,8 @@ def in_order(batches: Iterable[W | None], workers: int, ahead: int) -> Generator
         _single(pool, workers)
         for batch in batches:
             begun.append((batch, [] if batch is None else [pool.submit(part) for part in batch.parts]))
-            if len(begun) > ahead:
+            behind = sum(len(parts) for _, parts in begun) - len(begun[0][1])
+            if len(begun) > 2 and (behind >= 2 * workers or len(begun) > 2 * workers + 2):
                 yield _due(*begun.popleft())
         while begun:
             yield _due(*begun.popleft())
@@ -62,6 +64,10 @@ def _single(pool: ThreadPoolExecutor, workers: int) -> None:
         torch.set_num_threads(1)
         together.wait()  # so that each thread gets one of these calls
 
-    for started in [pool.submit(begin) for _ in range(workers)]:
-        started.result()
+    try:
+        for started in [pool.submit(begin) for _ in range(workers)]:
+            started.result()
+    except BaseException:  # no thread to be had, or interrupted: those that wait for it must not
+        together.abort()
+        raise
     torch.set_num_threads(before)  # torch remembers the last number that any thread asked for

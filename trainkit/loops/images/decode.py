@@ -7,19 +7,34 @@ else a file is or holds (EXIF, CMYK, PNG, damage) goes through `read_picture`, w
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from trainkit.export.preprocessing import read_picture
 
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman coded
 _OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 _APP1 = 0xE1  # EXIF or XMP: the picture may have to be turned
+_RGB = 3  # torchvision's number for it
+
+
+def _quick_decoder() -> Callable[[Tensor, int], Tensor] | None:
+    """torchvision's operator, if it has one: its Python function is to be removed some day, and warns at each call."""
+    try:
+        import torchvision.io  # noqa: F401  loads the operator
+
+        operator: Callable[[Tensor, int], Tensor] = torch.ops.image.decode_jpeg.default
+        return operator
+    except (ImportError, AttributeError):
+        return None  # Pillow then decodes everything: slower, to the same pixels
+
+
+_decode_jpeg = _quick_decoder()
 
 
 def decoded(file: Path, least: int | None = None) -> Tensor:
@@ -33,11 +48,10 @@ def decoded(file: Path, least: int | None = None) -> Tensor:
     except OSError:
         return from_pillow(read_picture(file))  # which has the words for it
     size = _plain_jpeg(data)
-    if size is None or (least is not None and min(size) >= 2 * least):
+    if _decode_jpeg is None or size is None or (least is not None and min(size) >= 2 * least):
         return from_pillow(read_picture(file, least))
     try:
-        pixels: Tensor = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
-        return pixels
+        return _decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), _RGB)
     except RuntimeError:
         return from_pillow(read_picture(file))  # to be refused, in one sentence, or to be taken all the same
 

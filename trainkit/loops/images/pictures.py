@@ -61,6 +61,10 @@ class Pictures:
         cache: Limit = "auto",
         channels_last: bool = False,
     ) -> None:
+        for name, value, kind in (("augment", augment, Augment), ("preprocessing", preprocessing, Preprocessing)):
+            if value is not None and not isinstance(value, kind):
+                article = "an" if kind is Augment else "a"
+                raise UserErrorException(f"Pictures: {name} is {article} {kind.__name__} or None, not {value!r}.")
         self.files = tuple(Path(file) for file in files)
         self.labels = _numbers(labels, len(self.files), len(classes))
         self.preprocessing = preprocessing or Preprocessing(resize=256, size=224)
@@ -83,7 +87,7 @@ class Pictures:
     def batches(self, shares: Iterable[Ids], epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor] | None]:
         """For each array of picture numbers the batch (pictures, labels); None for an empty array."""
         work = (self._batch(ids, epoch, seed) if len(ids) else None for ids in shares)
-        done = in_order(work, self.workers, ahead=2)
+        done = in_order(work, self.workers)
         try:
             for batch in done:
                 yield None if batch is None else (batch.images, batch.targets)
@@ -143,9 +147,12 @@ class Pictures:
 
 
 def _numbers(labels: Sequence[int], count: int, classes: int) -> Tensor:
-    numbers = torch.as_tensor(labels)
     if count == 0:
         raise UserErrorException("Pictures needs at least one file.")
+    try:
+        numbers = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        numbers = torch.full((count,), -1)
     if numbers.shape != (count,):
         raise UserErrorException(f"Pictures needs a label for each file: {count} files, {len(labels)} labels.")
     if numbers.dtype not in (torch.int64, torch.int32, torch.uint8) or numbers.min() < 0:
