@@ -8,8 +8,8 @@ from pathlib import Path
 from trainkit import UserErrorException
 from trainkit.export.preprocessing import Preprocessing
 from trainkit.loops.images import Augment, Pair, Pictures
-from trainkit_recipes.birds.fetch import ARCHIVES, unpacked
 from trainkit_recipes.birds.sample import sample_data
+from trainkit_recipes.fetch import ARCHIVES, unpacked
 
 CHANGES = Augment(scale=(0.4, 1.0), ratio=(0.78, 1.28), brightness=0.2, contrast=0.2, squeeze=True)
 

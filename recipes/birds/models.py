@@ -14,7 +14,7 @@ from trainkit import MissingPackage, UserErrorException
 from trainkit.export import architectures
 from trainkit.export.preprocessing import Preprocessing
 from trainkit.loops import fast_bf16
-from trainkit_recipes.birds.fetch import Archive, download
+from trainkit_recipes.fetch import Archive, download
 
 WEIGHTS = {
     "efficientnet_lite0": ("packaged", "none"),

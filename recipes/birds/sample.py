@@ -16,8 +16,8 @@ from numpy.random import Generator, default_rng
 from PIL import Image
 
 from trainkit_recipes.birds.drawing import LEGS, PLUMAGES, REDS, Look, Pen, Points, Pose, draw_bird
-from trainkit_recipes.birds.fetch import once
 from trainkit_recipes.birds.scenery import background, cover, photograph
+from trainkit_recipes.fetch import once
 
 VERSION = 1  # part of the cached folder's name: raise it when a picture changes
 CLASSES = ("chicken", "turkey")

@@ -27,7 +27,7 @@ with warnings.catch_warnings():
     from fastai.callback.fp16 import MixedPrecision
     from fastai.callback.tracker import EarlyStoppingCallback
 
-from trainkit.loops.fastailoop import FastaiLoop, FineTune, FitPlan  # noqa: E402
+from trainkit.loops.fastailoop import FastaiLoop, FineTune, FitPlan
 
 STEPS = 5  # of an epoch
 
@@ -142,7 +142,7 @@ def test_callbacks_that_remember_decide_as_if_uninterrupted(tmp_path: Path) -> N
 
 
 def test_the_same_learning_as_fastais_own() -> None:
-    """In fastai's order and with its randomness switched off, the weights are those of Learner.fine_tune, to the bit."""
+    """In one order and with nothing drawn at random, the weights are those of Learner.fine_tune, to the bit."""
 
     def fixed(**values: Any) -> Any:
         found = learner(plain=True, **values)

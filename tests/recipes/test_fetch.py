@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from trainkit import UserErrorException
-from trainkit_recipes.birds.fetch import Archive, download, once, unpack, unpacked
+from trainkit_recipes.fetch import Archive, download, once, unpack, unpacked
 
 
 def archive_of(members: dict[str, bytes]) -> bytes:

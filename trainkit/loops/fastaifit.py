@@ -217,6 +217,9 @@ class Fit:
         learner, at, saving = self.learner, self.at, self.loop.saving
         every = (saving.every_steps if saving is not None else None) or 0
         learner.n_iter = len(self.train)
+        for module in learner.model.modules():
+            if getattr(module, "statistics_frozen", False):  # see `freeze_statistics`
+                module.eval()
         if self._left is not None and at.seen:
             self.store.restore(self._left)  # events of the epoch's begin have happened again
         self._left = None

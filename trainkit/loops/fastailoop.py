@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,7 +51,8 @@ class FastaiLoop:
 
     `precision` is float32, bf16 or fp16. `saving` says when checkpoints are written (None: never), `resume` what to go
     on from: a run's directory, a folder of checkpoints, or one. `record` puts metrics and checkpoints into the run. A
-    script that is run again makes the same calls: those that a checkpoint has behind it return at once. Raises
+    script that is run again makes the same calls: those that a checkpoint has behind it return at once. `then` is
+    called with the loop, on all ranks, when `plan` was run: to report and to write what comes of it. Raises
     UserErrorException for what cannot be.
     """
 
@@ -68,6 +69,7 @@ class FastaiLoop:
     seed: int = 0
     backend: str = "auto"
     callbacks: Sequence[Any] = ()
+    then: Callable[[FastaiLoop], None] | None = None
     saving: Saving | None = field(default_factory=Saving)
     resume: str | Path | None = None
     record: bool = True
@@ -115,7 +117,10 @@ class FastaiLoop:
             return self.run(FitPlan(n_epoch, lr, wd))
         if self.plan is None:
             raise UserErrorException("How long? Give fit(3), fine_tune(1), or make the loop with plan=FineTune(1).")
-        return self.run(self.plan)
+        history = self.run(self.plan)
+        if self.then is not None:
+            self.then(self)
+        return history
 
     def run(self, plan: Plan) -> History:
         """The phases of a plan, from where a checkpoint stands. The history has the epochs of all calls so far.

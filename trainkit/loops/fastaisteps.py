@@ -90,7 +90,7 @@ class Batches:
                 )
             loss = loss if self.scaler is None else self.scaler.scale(loss)
             (loss if part == 1.0 else loss * part).backward()
-            if part != 1.0:  # the mean over ranks of this is the whole batch's
+            if self.world.size > 1:  # the mean over ranks of this is the whole batch's
                 learner.loss = learner.loss.detach() * (part * self.world.size)
         else:
             learner.loss = torch.zeros((), device=self.world.device)

@@ -8,11 +8,13 @@ import http.client
 import os
 import shutil
 import stat
+import tarfile
 import tempfile
 import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -61,27 +63,29 @@ def once(folder: Path, make: Callable[[Path], None]) -> Path:
     return folder
 
 
-def unpacked(name: str, cache: Path, archives: dict[str, Archive] | None = None) -> Path:
-    """The folder with train/ and val/ of a published data set, fetched and unpacked under `cache` on first use.
+def split_root(folder: Path, name: str) -> Path:
+    """The folder with train/ and val/ in what was unpacked."""
+    roots = [p.parent for p in sorted(folder.glob("**/train")) if (p.parent / "val").is_dir()]
+    if not roots:
+        raise UserErrorException(f"{name} has no folders train/ and val/ side by side.")
+    return roots[0]
 
-    Raises UserErrorException where it cannot be fetched, is not the file that it should be, or is not safe.
+
+def unpacked(
+    name: str, cache: Path, archives: dict[str, Archive] | None = None, root: Callable[[Path, str], Path] = split_root
+) -> Path:
+    """The folder of a published data set's pictures, fetched and unpacked under `cache` on first use.
+
+    `root` finds it in what was unpacked, or raises; it is given the archive's name to say so. Raises UserErrorException where it cannot be fetched, is not the file that it should be, or is not safe.
     """
 
     def make(folder: Path) -> None:
         archive = download((archives or ARCHIVES)[name], cache / "downloads")
         unpack(archive, folder)
         archive.unlink()  # its pin stays: what is fetched later has to be the same file
-        _root(folder, archive.name)
+        root(folder, archive.name)
 
-    return _root(once(cache / "data" / name, make), name)
-
-
-def _root(folder: Path, name: str) -> Path:
-    """The folder with train/ and val/ in what was unpacked."""
-    roots = [p.parent for p in sorted(folder.glob("**/train")) if (p.parent / "val").is_dir()]
-    if not roots:
-        raise UserErrorException(f"{name} has no folders train/ and val/ side by side.")
-    return roots[0]
+    return root(once(cache / "data" / name, make), name)
 
 
 def download(archive: Archive, folder: Path) -> Path:
@@ -187,15 +191,19 @@ def _check(part: Path, archive: Archive, pin: Path) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip file below `folder`: plain files and folders only, and nothing outside it.
+    """Unpack a zip or tar file below `folder`: plain files and folders only, and nothing outside it.
 
     Raises UserErrorException before anything is written where a member has an absolute name, "..", or is a link.
     """
+    if archive.name.endswith((".tar.gz", ".tgz", ".tar")):
+        _untar(archive, folder)
+        return
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [m for m in opened.infolist() if not m.is_dir()]
             for member in members:
-                _refuse_unsafe(archive, member)
+                kind = stat.S_IFMT(member.external_attr >> 16)
+                _refuse_unsafe(archive, member.filename, kind in (0, stat.S_IFREG))
             if sum(m.file_size for m in members) > _LARGEST_BYTES:
                 raise UserErrorException(f"{archive.name} unpacks to more than {_LARGEST_BYTES} bytes; nothing was.")
             for member in members:
@@ -207,10 +215,28 @@ def unpack(archive: Path, folder: Path) -> None:
         raise UserErrorException(f"{archive.name} cannot be unpacked: {error}.") from error
 
 
-def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
-    name, kind = member.filename, stat.S_IFMT(member.external_attr >> 16)
+def _untar(archive: Path, folder: Path) -> None:
+    try:
+        with tarfile.open(archive) as opened:
+            members = [member for member in opened.getmembers() if not member.isdir()]
+            for member in members:
+                _refuse_unsafe(archive, member.name.removeprefix("./"), member.isreg())
+            if sum(member.size for member in members) > _LARGEST_BYTES:
+                raise UserErrorException(f"{archive.name} unpacks to more than {_LARGEST_BYTES} bytes; nothing was.")
+            for member in members:
+                target = folder.joinpath(*PurePosixPath(member.name).parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source = opened.extractfile(member)
+                assert source is not None  # a plain file
+                with source, open(target, "xb") as file:
+                    shutil.copyfileobj(source, file, _BLOCK)
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise UserErrorException(f"{archive.name} cannot be unpacked: {error}.") from error
+
+
+def _refuse_unsafe(archive: Path, name: str, plain: bool) -> None:
     parts = PurePosixPath(name).parts
     if name.startswith("/") or "\\" in name or ":" in parts[0] or ".." in parts:
         raise UserErrorException(f"{archive.name} has a member outside its own folder, {name!r}; nothing was unpacked.")
-    if kind not in (0, stat.S_IFREG):
+    if not plain:
         raise UserErrorException(f"{archive.name} has a member that is no plain file, {name!r}; nothing was unpacked.")
