@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,11 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def gone(path: Path) -> Path:
+    path.unlink()
+    return path
+
+
 def reseal(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change a manifest as its writer would have."""
     manifest = json.loads(path.read_bytes())
@@ -158,14 +164,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a file cut short": (lambda p: (p / "model.safetensors").open("r+b").truncate(50), "has 50 bytes"),
     "an empty file": (lambda p: (p / "optimizer.safetensors").write_bytes(b""), "has 0 bytes"),
     "a missing file": (lambda p: (p / "optimizer.safetensors").unlink(), "is missing"),
-    "a link for a file": (
-        lambda p: ((p / "model.safetensors").unlink(), (p / "model.safetensors").symlink_to("/dev/zero")),
-        "cannot be read",
-    ),
-    "a folder for a file": (
-        lambda p: ((p / "model.safetensors").unlink(), (p / "model.safetensors").mkdir()),
-        "model.safetensors",
-    ),
+    "a link for a file": (lambda p: os.symlink("/dev/zero", gone(p / "model.safetensors")), "cannot be read"),
+    "a folder for a file": (lambda p: os.mkdir(gone(p / "model.safetensors")), "model.safetensors"),
     "state that is changed": (lambda p: flip(p / "state.json"), "another sha256"),
     "no manifest": (lambda p: (p / "manifest.json").unlink(), "has no manifest.json"),
     "a manifest cut short": (lambda p: (p / "manifest.json").open("r+b").truncate(40), "is no JSON"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run me again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of schedulers: Slurm sends SIGUSR1 where --signal asks for it
 _WORKER_SECONDS = 60.0
+_ENDING_SECONDS = 10.0
 
 
 class Preempted(SystemExit):
@@ -32,6 +35,7 @@ class Preempted(SystemExit):
 class Preemption:
     """While entered, SIGTERM and SIGUSR1 only set `asked`; afterwards the handlers that were there are back.
 
+    Where training has ended with Preempted, a repeated signal is passed over for the seconds in which the process ends.
     In another thread than the main one, where Python takes no handlers, `asked` stays False. A signal that the process
     ignores stays ignored. A forked child, such as a data loader's worker, has the handlers that were there before.
     """
@@ -51,8 +55,11 @@ class Preemption:
             _entered.append(self)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        last = [number for number, before in self._before.items() if before == signal.SIG_DFL]
         self._restore()
+        if isinstance(error, Preempted):
+            _end_in_peace(last)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         """The handler: it only takes a note, so that it may come at any instant, and again while saving."""
@@ -74,9 +81,38 @@ def _in_child() -> None:
     """What a forked child does first; it has one thread, which is its main one."""
     while _entered:
         _entered[-1]._restore()
+    for number in SIGNALS:
+        if signal.getsignal(number) is _while_ending:
+            signal.signal(number, signal.SIG_DFL)
 
 
 os.register_at_fork(after_in_child=_in_child)
+
+
+_ending_since = 0.0
+
+
+def _end_in_peace(numbers: list[int]) -> None:
+    """Everything is saved: a signal that comes again while the process ends must not take its exit code from it."""
+    global _ending_since
+    _ending_since = time.monotonic()
+    for number in numbers:
+        signal.signal(number, _while_ending)
+    atexit.register(_ignore_what_is_left)
+
+
+def _while_ending(number: int, frame: FrameType | None) -> None:
+    """The signal's default again, if the process has not ended for a while: somebody has caught the exception."""
+    if time.monotonic() - _ending_since > _ENDING_SECONDS:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def _ignore_what_is_left() -> None:
+    """At the interpreter's end, which gives handlers of Python back to the default before it is through."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _while_ending:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def patient() -> None:

@@ -45,11 +45,13 @@ def checked_file_name(name: str) -> str:
 
 def directories(folder: Path) -> list[Path]:
     """The finished checkpoints of a folder, in the order in which they were written, those without a readable manifest
-    first."""
+    first. Raises CheckpointError where the folder cannot be read."""
     try:
         found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise CheckpointError(f"The checkpoints in {folder} cannot be read: {error.strerror}.") from error
     return [path for _, path in sorted((_age(path), path) for path in found)]
 
 
