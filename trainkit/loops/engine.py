@@ -16,14 +16,15 @@ from torch import Tensor
 from trainkit.errors import TrainkitError, UserErrorException
 from trainkit.loops import precision
 from trainkit.loops.callbacks import Callback
-from trainkit.loops.collectives.base import total
 from trainkit.loops.digest import from_limbs, limbs
+from trainkit.loops.evaluation import added, valued
 from trainkit.loops.feed import Batch
 from trainkit.loops.history import History
 from trainkit.loops.position import Position
 from trainkit.loops.preemption import Preemption
 from trainkit.loops.recording import Recording
 from trainkit.loops.reducer import Reducer, agree
+from trainkit.loops.refusals import refuse_unshareable
 from trainkit.loops.schedules import set_momentum, set_rates
 from trainkit.loops.store import Store
 from trainkit.loops.tally import Tally
@@ -50,6 +51,7 @@ class Training:
         self.timer = StepTimer(self.world.device)
         self.scaler = precision.scaler(loop.precision, self.world.device)
         self.cast = precision.autocast(loop.precision, self.world.device)
+        refuse_unshareable(loop, self.order, self.world)
         self.feed = loop.feed(loop.train, self.order)
         self.reducer = Reducer(self.parameters, self.world.collective) if self.world.size > 1 else None
         self.recording = Recording(loop, self)
@@ -114,7 +116,9 @@ class Training:
                 callback.on_epoch_start(self)
             if self.at.step < self.steps:
                 self.loop.training_mode()
+                self.recording.begin(self.at.seen)
                 self._train()
+                self.recording.rested()
             self.at.trained = self._close()
             self.recording.log(self.at.trained)
             for callback in self.loop.callbacks:
@@ -230,11 +234,8 @@ class Training:
         """An epoch's training metrics over all ranks, and the account of its samples; one reduction."""
         tally = self.tally
         tally.fold()
-        own = limbs(tally.taken(self.at.epoch))
-        flat = [s.flatten().double() for s in tally.sums if s is not None]
-        head = torch.tensor([*own, float(tally.count)], dtype=torch.float64, device=self.world.device)
-        vector = total(self.world.collective, torch.cat([head, tally.loss.view(1), *flat]))
-        known = vector[:6].tolist()
+        head = [*limbs(tally.taken(self.at.epoch)), float(tally.count), float(tally.loss)]
+        known, sums = added(self.world, head, tally.sums)
         self.recording.account(self.at, from_limbs(known[:4]), self.order)
         loss = known[5] / known[4]
         if loss != loss or abs(loss) == float("inf"):
@@ -242,24 +243,13 @@ class Training:
                 f"The loss of epoch {self.at.epoch} is {loss}: training has diverged. Lower the learning rate, clip "
                 "the gradients (clip=1.0), or look for bad samples; the last checkpoint is from before."
             )
-        metrics, start = {"train_loss": loss}, 6
-        for metric, sums in zip(tally.metrics, tally.sums, strict=True):
-            length = 0 if sums is None else sums.numel()
-            metrics[f"train_{metric.name}"] = float(metric.value(vector[start : start + length]))
-            start += length
+        found = valued(tally.metrics, sums)
         tally.reset()
-        return metrics
+        return {"train_loss": loss, **{f"train_{name}": value for name, value in found.items()}}
 
     def _validated(self) -> dict[str, Any]:
         """The validation metrics of the epoch; leaves where a rank was asked to end meanwhile."""
         if self.loop.val is None:
-            if (
-                self.world.size > 1
-                and total(
-                    self.world.collective, torch.tensor([float(self.preemption.asked)], device=self.world.device)
-                ).item()
-            ):
-                self.store.leave(self)
             return {}
         if self.world.size > 1:
             for buffer in self.model.buffers():

@@ -48,27 +48,13 @@ class Evaluator:
             return self.forward(inputs)
 
     def _added(self, metrics: Sequence[Metric], sums: list[Tensor | None], asked: bool) -> dict[str, Any] | None:
-        """The metrics of all ranks' sums; a rank that saw nothing learns the lengths of the others' first."""
-        device = self.world.device
-        lengths = torch.tensor([0 if s is None else s.numel() for s in sums], dtype=torch.float64, device=device)
-        if self.world.size > 1:
-            lengths = _largest(lengths, self.world)
-        parts = [
-            torch.zeros(int(n), dtype=torch.float64, device=device) if s is None else s.flatten().double()
-            for s, n in zip(sums, lengths.tolist(), strict=True)
-        ]
-        flag = torch.tensor([float(asked)], dtype=torch.float64, device=device)
-        vector = total(self.world.collective, torch.cat([flag, *parts]))
-        if float(vector[0]) > 0:
+        """The metrics of all ranks' sums."""
+        (flag,), parts = added(self.world, [float(asked)], sums)
+        if flag > 0:
             return None
-        values, start = {}, 1
-        for metric, part in zip(metrics, parts, strict=True):
-            if not len(part):
-                raise UserErrorException("There is nothing to evaluate: the data has no samples.")
-            value = metric.value(vector[start : start + len(part)])
-            values[metric.name] = float(value) if not isinstance(value, Tensor) or value.ndim == 0 else value.cpu()
-            start += len(part)
-        return values
+        if any(not len(part) for part in parts):
+            raise UserErrorException("There is nothing to evaluate: the data has no samples.")
+        return valued(metrics, parts)
 
     def outputs(self, feed: Feed, count: int) -> Tensor:
         """The model's outputs for all samples, in their order, on every rank: a tensor [count, ...] on the CPU."""
@@ -90,6 +76,35 @@ class Evaluator:
         if rows is None:
             raise UserErrorException("There is nothing to predict: the data has no samples.")
         return rows
+
+
+def added(world: World, head: list[float], sums: Sequence[Tensor | None]) -> tuple[list[float], list[Tensor]]:
+    """Numbers and metrics' sums, each added up over the ranks: one exchange for all of them.
+
+    A rank that saw no samples has None for its sums; it learns their lengths from the others first.
+    """
+    device = world.device
+    lengths = torch.tensor([0 if s is None else s.numel() for s in sums], dtype=torch.float64, device=device)
+    if world.size > 1 and sums:
+        lengths = _largest(lengths, world)
+    counts = [int(n) for n in lengths.tolist()]
+    parts = [
+        torch.zeros(n, dtype=torch.float64, device=device) if s is None else s.flatten().double()
+        for s, n in zip(sums, counts, strict=True)
+    ]
+    first = torch.tensor(head, dtype=torch.float64, device=device)
+    vector = total(world.collective, torch.cat([first, *parts]))
+    summed = list(torch.split(vector[len(head) :], counts)) if counts else []
+    return vector[: len(head)].tolist(), summed
+
+
+def valued(metrics: Sequence[Metric], sums: Sequence[Tensor]) -> dict[str, Any]:
+    """Each metric's value by its name; what is no number is a tensor on the CPU."""
+    found = {}
+    for metric, part in zip(metrics, sums, strict=True):
+        value = metric.value(part)
+        found[metric.name] = value.cpu() if isinstance(value, Tensor) and value.ndim else float(value)
+    return found
 
 
 def _largest(lengths: Tensor, world: World) -> Tensor:

@@ -28,7 +28,7 @@ def freeze_statistics(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            module.statistics_frozen = True
+            object.__setattr__(module, "statistics_frozen", True)  # no parameter, buffer or module
 
 
 def training_mode(model: nn.Module) -> None:

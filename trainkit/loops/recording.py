@@ -44,7 +44,7 @@ class Recording:
         self._bar = sys.stderr.isatty() and self.speaks
         self._reports = self._bar or (self.run is not None and self.rank == 0)
         self.due = 0.0 if self._reports else float("inf")  # when progress is to be reported next
-        self._begun, self._from = perf_counter(), 0
+        self._begun, self._from, self._took = perf_counter(), 0, 0.0
 
     @property
     def folder(self) -> Path | None:
@@ -72,10 +72,21 @@ class Recording:
         self.log({name: value for name, value in metrics.items() if name.startswith("val_")})
         words = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float))
         self.progress("val", 1, 1, None)
-        self.say(f"epoch {at.epoch + 1}/{training.epochs}  {words}  {self._rate():,.0f} samples/s")
+        self.say(f"epoch {at.epoch + 1}/{training.epochs}  {words}  {self._rate(False):,.0f} samples/s")
 
-    def _rate(self) -> float:
-        return max(0, self.training.at.seen - self._from) / max(1e-9, perf_counter() - self._begun)
+    def begin(self, seen: int) -> None:
+        """An epoch's training begins, `seen` samples into it."""
+        self._begun, self._from = perf_counter(), seen
+        if self._reports:
+            self.due = 0.0
+
+    def rested(self) -> None:
+        """The epoch's training is over: from here on the clock is the evaluation's."""
+        self._took = perf_counter() - self._begun
+
+    def _rate(self, running: bool) -> float:
+        took = perf_counter() - self._begun if running else self._took
+        return (self.training.at.seen - self._from) / max(1e-9, took)
 
     def progress(self, phase: str, seen: int, count: int, loss: float | None) -> None:
         """A row of the metric "progress", once a second at most: where the fit is, and how fast.
@@ -88,12 +99,10 @@ class Recording:
         now = perf_counter()
         self.due = now + _PROGRESS_SECONDS
         at, training = self.training.at, self.training
-        if phase == "train" and seen < self._from:
-            self._begun, self._from = self._epoch_begun, 0
         share = _TRAINING_SHARE * seen / count if phase == "train" else (_TRAINING_SHARE, 1.0)[seen]
         row: dict[str, Any] = {
             "phase": phase, "epoch": at.epoch, "epochs": training.epochs, "step": at.step, "steps": training.steps,
-            "samples_per_second": self._rate(), "done": min(1.0, (at.epoch + share) / training.epochs),
+            "samples_per_second": self._rate(phase == "train"), "done": min(1.0, (at.epoch + share) / training.epochs),
         }  # fmt: skip
         if loss is not None:
             row["loss"] = loss

@@ -50,7 +50,7 @@ class StepTimer:
             self._mark = self._event() if self.steps % _SAMPLED == 0 else None
 
     def _event(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
+        event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 

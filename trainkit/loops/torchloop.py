@@ -19,7 +19,7 @@ from trainkit.loops.freezing import training_mode
 from trainkit.loops.history import History
 from trainkit.loops.metrics import MeanLoss, Metric
 from trainkit.loops.order import Order
-from trainkit.loops.precision import PRECISIONS
+from trainkit.loops.refusals import refuse
 from trainkit.loops.saving import Saving
 from trainkit.loops.schedules import Schedule
 from trainkit.loops.sources import Source, Tensors, as_source
@@ -76,44 +76,11 @@ class TorchLoop:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, nn.Module):
-            raise UserErrorException(f"model is a torch.nn.Module, not {type(self.model).__name__}.")
-        if not isinstance(self.optimizer, torch.optim.Optimizer):
-            raise UserErrorException(
-                f"optimizer is a torch.optim.Optimizer of the model's parameters, not {type(self.optimizer).__name__}."
-            )
-        if isinstance(self.schedule, torch.optim.lr_scheduler.LRScheduler):
-            raise UserErrorException(
-                "schedule is a function (step, steps) -> factor, such as trainkit.loops.OneCycle(), not an LRScheduler, "
-                "whose counts would be lost when a run is resumed."
-            )
-        for name in ("loss", "schedule", "momentum"):
-            value = getattr(self, name)
-            if not callable(value) and (name == "loss" or value is not None):
-                what = "(outputs, targets) -> mean loss" if name == "loss" else "(step, steps) -> number"
-                raise UserErrorException(f"{name} is a function {what}, not {value!r}.")
-        for name in ("batch", "accumulate", "val_batch", "epochs", "steps"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise UserErrorException(f"{name} is a whole number from 1, not {value!r}.")
-        if self.precision not in PRECISIONS:
-            raise UserErrorException(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}.")
-        if self.clip is not None and not self.clip > 0:
-            raise UserErrorException(f"clip is the largest norm of a gradient, above 0, not {self.clip!r}.")
-        self._refuse_foreign_parameters()
+        refuse(self)
         self.train = as_source(self.train, self.workers)
         self.val = None if self.val is None else as_source(self.val, self.workers)
         self.fits = 0  # made so far
         self._forward: Callable[[Any], Any] | None = None
-
-    def _refuse_foreign_parameters(self) -> None:
-        own = {id(p) for p in self.model.parameters()}
-        held = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if not all(id(p) in own for p in held):
-            raise UserErrorException(
-                "The optimizer holds parameters that the model does not have: make it after the model is complete, "
-                "from model.parameters()."
-            )
 
     @property
     def world(self) -> worlds.World:
