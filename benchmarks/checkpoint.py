@@ -116,9 +116,9 @@ def main() -> int:
                 rows.append(row)
                 memory, beside = "channels last" if channels_last else "usual", "training" if steps else "idle"
                 print(
-                    f"| {optimizer} | {memory} | {beside} | {1e3 * row['torch_save_seconds']:.0f} ms | {1e3 * row['blocked_seconds']:.0f} ms "
-                    f"| {row['ratio']:.0%} | {row['on_disk_seconds']:.2f} s | {row['steps_seconds']:.2f} s "
-                    f"| {row['steps_after_ours_seconds']:.2f} s |", flush=True,
+                    f"| {optimizer} | {memory} | {beside} | {1e3 * row['torch_save_seconds']:.0f} ms "
+                    f"| {1e3 * row['blocked_seconds']:.0f} ms | {row['ratio']:.0%} | {row['on_disk_seconds']:.2f} s "
+                    f"| {row['steps_seconds']:.2f} s | {row['steps_after_ours_seconds']:.2f} s |", flush=True,
                 )  # fmt: skip
     machine = {"cores": cores, "machine": platform.machine(), "python": platform.python_version()}
     RESULT.parent.mkdir(exist_ok=True)
