@@ -148,7 +148,7 @@ def convert_batch_norm(model: nn.Module, collective: Collective) -> nn.Module:
     places = [
         (parent, name, child)
         for parent in model.modules()
-        for name, child in parent.named_children()
+        for name, child in parent._modules.items()  # also where a layer has several places
         if isinstance(child, _BatchNorm)
     ]
     if not places and not isinstance(model, _BatchNorm):
