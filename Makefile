@@ -26,6 +26,7 @@ demo:
 	@$(BIN)/python -m trainkit_recipes.birds.demo
 
 test: check
+	@scripts/build-horovod || echo "test: the tests of Horovod are skipped"
 	@echo "test: pytest, $(WORKERS) workers"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
