@@ -76,7 +76,8 @@ def unpacked(
 ) -> Path:
     """The folder of a published data set's pictures, fetched and unpacked under `cache` on first use.
 
-    `root` finds it in what was unpacked, or raises; it is given the archive's name to say so. Raises UserErrorException where it cannot be fetched, is not the file that it should be, or is not safe.
+    `root` finds it in what was unpacked, or raises; it is given the archive's name to say so. Raises UserErrorException
+    where it cannot be fetched, is not the file that it should be, or is not safe.
     """
 
     def make(folder: Path) -> None:
