@@ -210,7 +210,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"compute_target": 3}, UserErrorException, "compute_target"),
     ({"use_gpu": "perhaps"}, UserErrorException, "use_gpu"),
     ({"max_run_duration_seconds": -5}, UserErrorException, "max_run_duration_seconds"),
-    ({"resume_from": "x"}, UnsupportedJob, "resuming comes in a later version"),
+    ({"resume_from": "x"}, UserErrorException, "resume_from: there is no run or folder"),
     ({"docker_runtime_config": DockerConfiguration(use_docker=True)}, UnsupportedJob, "without containers"),
     ({"distributed_job_config": MpiConfiguration(10**6)}, RunConfigurationException, "at most"),
     ({"distributed_job_config": MpiConfiguration(1000, 4000)}, UnsupportedJob, "CPUs"),

@@ -23,6 +23,7 @@ _HOME = {
     "PyTorchConfiguration": "runconfig",
     "Estimator": "estimators",
     "PyTorch": "estimators",
+    "Fastai": "estimators",
     "Run": "run",
     "Model": "model",
     "TrainkitError": "errors",

@@ -20,6 +20,8 @@ from trainkit.sources import inside
 
 MOST_RANKS_PER_CPU = 32
 FEWEST_ALLOWED_RANKS = 64
+MOST_RESTARTS = 10_000
+GRACE_SECONDS, RESUMING_GRACE_SECONDS, MOST_GRACE_SECONDS = 4.0, 30.0, 3600
 MOST_ARGUMENT_BYTES = 1_000_000  # the kernel takes about 2 MB of arguments and environment
 _SHELL_WORDS = ("|", "||", "&", "&&", ";", "<", ">", ">>", "2>", "2>&1")
 # A script of one of these names would be imported in place of the package by whatever it imports itself.
@@ -123,8 +125,12 @@ def command_of(value: object) -> tuple[str, ...]:
     return words
 
 
-def refuse_both(script: object, command: object) -> None:
-    """Raises RunConfigurationException where a job has a script and a command, or neither."""
+def refuse_both(script: object, command: object, loop: object = None) -> None:
+    """Raises RunConfigurationException where a job has two of a script, a command and a loop; none is wrong too."""
+    if loop is not None:
+        if script is not None or command is not None:
+            raise RunConfigurationException("A job runs either 'loop' or a script or command; give one of them.")
+        return
     if script is not None and command is not None:
         raise RunConfigurationException("A job runs either 'script' or 'command'; give one of the two.")
     if script is None and command is None:
@@ -153,6 +159,22 @@ def seconds_of(value: object) -> float:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise UserErrorException(f"max_run_duration_seconds is a positive number of seconds, not {value!r}.")
+    return float(value)
+
+
+def restarts_of(value: object) -> int:
+    """How often a job may be started again; raises UserErrorException unless it is a number that can be meant."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_RESTARTS:
+        raise UserErrorException(f"max_restarts is a whole number from 0 to {MOST_RESTARTS:,}, not {value!r}.")
+    return value
+
+
+def grace_of(value: object, resumes: bool) -> float:
+    """The seconds that a script has to end; `resumes` says that it may save its state to go on later."""
+    if value is None:
+        return RESUMING_GRACE_SECONDS if resumes else GRACE_SECONDS
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST_GRACE_SECONDS:
+        raise UserErrorException(f"grace_seconds is a number above 0, at most {MOST_GRACE_SECONDS}, not {value!r}.")
     return float(value)
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from trainkit import outcome
+from trainkit import outcome, restarts
 from trainkit.boot import processes
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import TERMINAL, AttemptDir, Lines, RunDir, make_private, publish, read_json
@@ -25,6 +25,7 @@ from trainkit.drivers import ensure
 from trainkit.errors import EnvironmentBuildError, TrainkitError, WorkspaceException
 from trainkit.job import Job, Launcher
 from trainkit.slots import Slots
+from trainkit.starting import environment, write_key
 
 _CANCEL_AGAIN_SECONDS = 6.0
 _STARTING_SECONDS = 3.0
@@ -100,7 +101,14 @@ class Driver:
             interpreter, boot = self._prepare()
             self._queue(self.slots)
             attempt = self._start(interpreter, boot)
-        self._finish(attempt, self._watch(attempt))
+        while True:
+            lost = self._watch(attempt)
+            status, verdict, records = self._judge(attempt, lost)
+            if not restarts.may_restart(self.run, self.job, verdict):
+                break
+            attempt = self._restart(attempt, str((verdict or {})["summary"]))
+        self._say("Finalizing")
+        self._publish(status, verdict, records, attempt.number)
 
     def _end_job(self) -> None:
         """See to it that nothing runs on of a job whose run is about to fail for a reason of the driver's own."""
@@ -129,8 +137,7 @@ class Driver:
 
     def _launched(self) -> AttemptDir | None:
         """The attempt that is known to have been launched, if any."""
-        launched = [attempt for attempt in self.run.attempts() if attempt.handle.exists()]
-        return launched[-1] if launched else None
+        return next(reversed(restarts.launched(self.run)), None)
 
     def _prepare(self) -> tuple[str, str]:
         """The interpreter that the job runs with, and the boot zip where it has no trainkit."""
@@ -146,6 +153,11 @@ class Driver:
             self._check_cancel()
             raise
         self._say("Preparing", prepared.words)
+        if prepared.needs_boot and self.job.module:
+            raise EnvironmentBuildError(
+                f"A job with loop= needs the whole of trainkit, but {prepared.interpreter} has none of this version: "
+                "install it there, or name it in the environment's packages."
+            )
         if not prepared.needs_boot:
             return prepared.interpreter, ""
         from trainkit.bundle import bundle
@@ -173,36 +185,26 @@ class Driver:
 
         return cast(Launcher, launcher(self.target["launcher"])(**self.target.get("options", {})))
 
-    def _start(self, interpreter: str, boot: str) -> AttemptDir:
+    def _start(self, interpreter: str, boot: str, why: str = "", limit: float = 0.0) -> AttemptDir:
         """Launch the agents and record the handle; only then do they start ranks."""
         number = max((a.number for a in self.run.attempts()), default=0) + 1
         attempt = self.run.attempt(number)
         for directory in (attempt.path, attempt.logs, attempt.ranks, attempt.nodes):
             make_private(directory)
         job = dataclasses.replace(
-            self.job, attempt=number, interpreter=interpreter, boot=boot, environment=self._environment()
-        )
-        _write_key(attempt.key)
+            self.job, attempt=number, interpreter=interpreter, boot=boot,
+            environment=environment(self.run, self.root, self.job), max_seconds=limit or self.job.max_seconds,
+        )  # fmt: skip
+        write_key(attempt.key)
         publish(attempt.job, job.to_json())
         self._folders()
         self._check_cancel()
-        self._say("Running", f"{job.world_size} rank(s) on {job.nodes} node(s) of {self.target['name']}, {job.devices}")
+        self._say(
+            "Running", f"{why}{job.world_size} rank(s) on {job.nodes} node(s) of {self.target['name']}, {job.devices}"
+        )
         handle = self._launcher().start(job)
         publish(attempt.handle, {"handle": handle, "launcher": self.target["launcher"], "time": time.time()})
         return attempt
-
-    def _environment(self) -> dict[str, str]:
-        """What every rank is told about its run, beside the user's own variables."""
-        record = read_json(self.run.run) or {}
-        workspace = record.get("workspace") or {}
-        return {
-            **self.job.environment,
-            "TRAINKIT_ROOT": str(self.root),
-            "AZUREML_ARM_WORKSPACE_NAME": str(workspace.get("name", "")),
-            "AZUREML_WORKSPACE_ID": str(workspace.get("name", "")),
-            "AZUREML_ARM_SUBSCRIPTION": str(workspace.get("subscription_id", "")),
-            "AZUREML_ARM_RESOURCEGROUP": str(workspace.get("resource_group", "")),
-        }
 
     def _folders(self) -> None:
         """outputs/ and logs/ in the script's working directory are the run's own: nothing is copied at the end."""
@@ -230,16 +232,23 @@ class Driver:
             time.sleep(pause)
             pause = 0.01 if time.monotonic() - begun < _STARTING_SECONDS else min(0.25, pause * 1.2)
 
-    def _finish(self, attempt: AttemptDir, lost: str) -> None:
-        """Judge by the records, and publish the state."""
-        self._say("Finalizing")
+    def _restart(self, attempt: AttemptDir, why: str) -> AttemptDir:
+        """The next attempt, with the interpreter of the last one. The run keeps its place at the target."""
+        last = Job.from_json(read_json(attempt.job, "interpreter") or {})
+        words = f"restart {restarts.made(self.run) + 1} of {self.job.max_restarts}: {why}; "
+        return self._start(
+            last.interpreter, last.boot, words, max(0.0, restarts.seconds_left(self.run, self.job) or 0.0)
+        )
+
+    def _judge(self, attempt: AttemptDir, lost: str) -> tuple[str, dict[str, Any] | None, list[dict[str, Any]]]:
+        """What became of an attempt, by its records."""
         ends = outcome.ends_of(attempt)
         if len(ends) < self.job.nodes and not lost:
             processes.sweep("TRAINKIT_RUN_ID", self.job.run_id, grace=_GRACE_SECONDS)
         records = outcome.records_of(attempt)
         canceled = self.run.cancel.exists()
         status, verdict = outcome.judge(self.job.world_size, records, ends, lost, canceled, self.job.nodes)
-        self._publish(status, self._explained(verdict, attempt), records, attempt.number)
+        return status, self._explained(verdict, attempt), records
 
     def _explained(self, verdict: dict[str, Any] | None, attempt: AttemptDir) -> dict[str, Any] | None:
         """The verdict with what no rank's record can say: what its agent printed, and that the disk is full."""
@@ -273,14 +282,6 @@ class Driver:
 
 
 _KEPT = ("rank", "node", "node_name", "started", "ended", "exit_code", "signal", "exception", "asked_to_end")
-
-
-def _write_key(path: Path) -> None:
-    if path.exists():
-        return
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(os.urandom(32))
 
 
 def main(argv: list[str]) -> int:

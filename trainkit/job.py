@@ -22,7 +22,8 @@ class Job:
     run_dir: str
     attempt: int
     interpreter: str
-    script: str = ""  # relative to the run's code directory; empty where `command` is set
+    script: str = ""  # relative to the run's code directory; empty where `module` or `command` is set
+    module: str = ""  # instead of a script: run as `python -m` does, found in the code directory or installed
     arguments: Tuple[str, ...] = ()
     command: Tuple[str, ...] = ()  # instead of a script: run once on each node, `python` meaning the interpreter
     nodes: int = 1
@@ -33,6 +34,8 @@ class Job:
     devices: str = "cpu"  # for people: "cpu", "2 x NVIDIA A100"
     environment: Mapping[str, str] = field(default_factory=dict)
     max_seconds: float = 0.0  # wall clock limit, 0 for none
+    grace_seconds: float = 4.0  # for a script to end by itself once it was asked to, before it is killed
+    max_restarts: int = 0  # how often the job may be started again after a failure
     boot: str = ""  # path of the boot zip, for an interpreter that has no trainkit
 
     @property

@@ -25,6 +25,8 @@ _LOST_PEER = re.compile(
 )
 _LOST_TYPES = ("DistNetworkError", "DistBackendError", "DistStoreError", "HorovodInternalError", "BrokenPipeError")
 _TAIL_LINES = 20
+RUN_AGAIN = 75  # a rank's exit code: it was preempted, has saved its state, and asks to be run again
+CURABLE = ("exception", "exit", "signal", "memory", "lost", "preempted", "machine")  # kinds that a restart may help
 _SENTENCE_CHARACTERS = 300  # of an exception's message in the one sentence; the traceback has it all
 
 
@@ -84,13 +86,27 @@ def judge(
     if reason.startswith("time limit"):
         return "Failed", _verdict("timeout", summary=f"The run was ended by its {reason}.")
     record = cause(records)
-    if record is not None and not _only_obeyed(record):
+    if record is not None and not _only_obeyed(record) and record.get("exit_code") != RUN_AGAIN:
         return "Failed", of_rank(record, records)
+    again = [r for r in records if r.get("exit_code") == RUN_AGAIN]
+    if again:
+        return "Failed", _preempted(min(again, key=_when), records)
     missing = sorted(set(range(world_size)) - {int(r["rank"]) for r in records})
     if problem:
         return "Failed", _verdict("launch", message=problem, summary=problem)
     silent = sorted(set(range(nodes)) - {int(e["node"]) for e in ends})
     return "Failed", _unexplained(missing, silent, ends, records)
+
+
+def _preempted(record: Record, records: Sequence[Record]) -> dict[str, Any]:
+    """The verdict where nothing is wrong but that the ranks were asked to end before they were done."""
+    verdict = of_rank(record, records)
+    verdict.update(kind="preempted", victims=[], tail=[])
+    verdict["summary"] = (
+        f"The run was preempted: rank {record['rank']} ended with exit code {RUN_AGAIN}, which asks to be run again. "
+        "Submit it with resume_from=RUN to go on, and with max_restarts=N to have that done by itself."
+    )
+    return verdict
 
 
 def _unexplained(

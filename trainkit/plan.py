@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,13 @@ from trainkit import checks
 from trainkit.boot.gpus import Gpu, visible
 from trainkit.boot.newrun import check_experiment_name
 from trainkit.boot.plugins import LAUNCHERS, SPREADS, found
+from trainkit.boot.settings import RESUME_FROM
 from trainkit.distributed import MpiConfiguration, PyTorchConfiguration, World, world_of
 from trainkit.environment import CONTAINERS, EnvironmentSpec, variables_checked
 from trainkit.errors import UnsupportedJob, UserErrorException
 from trainkit.gpus import Devices, choose
 from trainkit.job import Job
+from trainkit.lineage import record_of, resume_path
 from trainkit.prepare import digest
 from trainkit.prepare.conda import refuse_without_conda
 from trainkit.prepare.installer import uv
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from trainkit.compute import Target
     from trainkit.workspace import Workspace
 
+LOOP_MODULE = "trainkit.loops.run"
 HERE = "local"  # the launcher of this machine
 
 
@@ -44,6 +48,9 @@ class Plan:
     environment_digest: str
     use_gpu: bool | str
     tags: dict[str, str]
+    entry: str = ""  # the file in `source` that the job begins with, where there is one
+    loop: str | None = None
+    resume_from: Path | None = None
 
     def record(self) -> dict[str, Any]:
         """What the run's record says about it, as plain values."""
@@ -53,7 +60,8 @@ class Plan:
             "target": self.target.name,
             "target_words": self.target.words,
             "script": self.job.script,
-            "arguments": list(self.job.arguments),
+            "loop": self.loop,
+            "arguments": list(self.job.arguments[1 if self.loop else 0 :]),
             "command": list(self.job.command),
             "nodes": self.job.nodes,
             "ranks_per_node": self.job.ranks_per_node,
@@ -62,6 +70,9 @@ class Plan:
             "use_gpu": self.use_gpu,
             "devices": self.job.devices,
             "max_run_duration_seconds": self.job.max_seconds or None,
+            "max_restarts": self.job.max_restarts,
+            "grace_seconds": self.job.grace_seconds,
+            "resume_from": record_of(self.resume_from),
             "source_directory": str(self.source),
             "environment": {**environment, "digest": self.environment_digest},
             "tags": self.tags,
@@ -92,7 +103,8 @@ def decide(
     check_experiment_name(experiment)
     asked = script_run_config(config)
     _refuse_later(asked)
-    checks.refuse_both(asked.script, asked.command)
+    checks.refuse_both(asked.script, asked.command, asked.loop)
+    resumed = resume_path(asked.resume_from, workspace.root)
     source = source_dir(asked.source_directory)
     world = world_of(asked.distributed(), asked.run_config.node_count)
     target = resolve(workspace, asked.run_config.target, asked.vm_size)
@@ -101,16 +113,23 @@ def decide(
     found_gpus = (visible() if gpus is None else gpus) if target.launcher == HERE else None
     devices = choose(asked.use_gpu, world, found_gpus, _words(target))
     environment = _environment(asked)
+    entry = _entry(source, asked, environment)
+    job = _job(experiment, entry, asked, world, devices, environment)
+    if resumed is not None:
+        job = dataclasses.replace(job, environment={**job.environment, RESUME_FROM: str(resumed)})
     return Plan(
         experiment,
         source,
-        _job(experiment, source, asked, world, devices, environment),
+        job,
         world,
         target,
         environment,
         digest(environment),
         asked.use_gpu,
         checks.tags_of(tags),
+        entry,
+        asked.loop,
+        resumed,
     )
 
 
@@ -119,10 +138,7 @@ def _refuse_later(config: ScriptRunConfig) -> None:
     docker = config.run_config.docker.asked()
     if docker:
         raise UnsupportedJob(f"{', '.join(docker)} was asked for, but {CONTAINERS}.")
-    later = dict(config.later)
-    if config.resume_from is not None:
-        later.setdefault("resume_from", "resuming comes in a later version: give the script its checkpoint's path")
-    for name, remedy in later.items():
+    for name, remedy in config.later.items():
         raise UnsupportedJob(f"{name}= is not possible in this version: {remedy}.")
 
 
@@ -139,8 +155,6 @@ def _words(target: Target) -> str:
 
 def _environment(config: ScriptRunConfig) -> EnvironmentSpec:
     """The environment, frozen, with the run's own variables; refused where nothing here could build it."""
-    import dataclasses
-
     run = config.run_config
     if not isinstance(run.environment_variables, dict):
         variables_checked(run.environment_variables)
@@ -152,21 +166,44 @@ def _environment(config: ScriptRunConfig) -> EnvironmentSpec:
     return dataclasses.replace(spec, environment_variables=variables)
 
 
+def _entry(source: Path, config: ScriptRunConfig, environment: EnvironmentSpec) -> str:
+    """The file of the source directory that the job begins with; "" for a command, or a loop that is installed."""
+    if config.loop is None:
+        if config.command is not None:
+            return ""
+        script = checks.script_in(source, config.script)
+        checks.refuse_shadowing(source, script)
+        return script
+    from trainkit.loops.building import check_build
+
+    words = checks.arguments_of(config.arguments)
+    file = check_build(config.loop, source, words, complete=environment.is_plain)
+    if file is None:
+        return ""
+    entry = file.relative_to(source).as_posix()
+    if "/" not in entry:
+        checks.refuse_shadowing(source, entry)
+    return entry
+
+
 def _job(
-    experiment: str, source: Path, config: ScriptRunConfig, world: World, devices: Devices, environment: EnvironmentSpec
+    experiment: str, entry: str, config: ScriptRunConfig, world: World, devices: Devices, environment: EnvironmentSpec
 ) -> Job:
-    """The job without a run: script or command, ranks, devices."""
+    """The job without a run: script, loop or command, ranks, devices."""
     arguments = checks.arguments_of(config.arguments)
     script, spread, ranks = "", world.spread, world.ranks_per_node
+    run = config.run_config
+    restarts = checks.restarts_of(run.max_restarts)
     command: tuple[str, ...] = ()
     if config.command is not None:
         if isinstance(config.distributed(), MpiConfiguration):
             raise UnsupportedJob("MpiConfiguration starts the ranks of a script: give script= instead of command=.")
         command = checks.command_of(config.command) + arguments
         arguments, spread, ranks = (), "fork", 1  # the command makes ranks of its own
+    elif config.loop is not None:
+        arguments = (config.loop, *arguments)
     else:
-        script = checks.script_in(source, config.script)
-        checks.refuse_shadowing(source, script)
+        script = entry
     gpu_ids = {"TRAINKIT_GPUS": ",".join(devices.ids)} if devices.ids else {}
     _refuse_missing(SPREADS, "spread", spread)
     return Job(
@@ -176,6 +213,7 @@ def _job(
         attempt=0,
         interpreter="",
         script=script,
+        module=LOOP_MODULE if config.loop is not None else "",
         arguments=arguments,
         command=command,
         nodes=world.nodes,
@@ -185,5 +223,7 @@ def _job(
         gpus_per_node=devices.gpus_per_node,
         devices=devices.words,
         environment={**environment.environment_variables, **gpu_ids},
-        max_seconds=checks.seconds_of(config.run_config.max_run_duration_seconds),
+        max_seconds=checks.seconds_of(run.max_run_duration_seconds),
+        grace_seconds=checks.grace_of(run.grace_seconds, bool(restarts) or config.loop is not None),
+        max_restarts=restarts,
     )

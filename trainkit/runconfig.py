@@ -66,6 +66,8 @@ class RunConfiguration:
     communicator: str | None = None  # "Mpi", "Nccl" or "Gloo" read `mpi` and `pytorch`; None does not
     framework: str | None = None
     max_run_duration_seconds: float | None = MAX_RUN_SECONDS
+    max_restarts: int = 0
+    grace_seconds: float | None = None  # None: 30 where the job may go on later (a loop, restarts), else 4
     docker: DockerConfiguration = field(default_factory=DockerConfiguration)
 
     def distributed(self) -> DistributedConfiguration | None:
@@ -87,7 +89,12 @@ class ScriptRunConfig:
     """A script with its arguments, and where, on what and as how many ranks it is to run.
 
     `arguments` are given to the script as texts; `$NAME` in them is replaced in the job, in each rank, by the
-    environment variable. `command`, instead of a script, is run once on each node. `use_gpu` is True (GPUs where the
+    environment variable. `command`, instead of a script, is run once on each node. `loop`, instead of a script, is
+    "module:function", whose function makes a training loop of `arguments` such as `--lr 0.1`.
+
+    A job whose ranks fail, are killed, or ask for it by exit code 75 is started again up to `max_restarts` times. When
+    it is asked to end it has `grace_seconds` for that. `resume_from` is a run, its directory, a folder of checkpoints
+    or one of them, which loops go on from and scripts find in TRAINKIT_RESUME_FROM. `use_gpu` is True (GPUs where the
     target has them, one a rank), False (GPUs are hidden) or "required". Files are checked at submit.
     Raises RunConfigurationException where `distributed_job_config` is of another type.
     """
@@ -100,6 +107,7 @@ class ScriptRunConfig:
     distributed_job_config: DistributedConfiguration | None
     use_gpu: bool | str
     resume_from: object
+    loop: str | None
     vm_size: str | None  # in place of a target: machines that config.json names
     later: dict[str, str]  # what was asked for that a later version brings: refused at submit
 
@@ -118,6 +126,9 @@ class ScriptRunConfig:
         docker_runtime_config: DockerConfiguration | None = None,
         *,
         use_gpu: bool | str = True,
+        loop: str | None = None,
+        max_restarts: int | None = None,
+        grace_seconds: float | None = None,
     ) -> None:
         run = run_config if run_config is not None else RunConfiguration()
         _check_type(run, RunConfiguration, "run_config")
@@ -127,6 +138,8 @@ class ScriptRunConfig:
             "environment": environment,
             "max_run_duration_seconds": max_run_duration_seconds,
             "docker": docker_runtime_config,
+            "max_restarts": max_restarts,
+            "grace_seconds": grace_seconds,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         _check_type(changes.get("environment", run.environment), Environment, "environment")
@@ -139,6 +152,7 @@ class ScriptRunConfig:
         self.distributed_job_config = distributed_job_config
         self.use_gpu = use_gpu
         self.resume_from = resume_from
+        self.loop = loop
         self.vm_size = None
         self.later = {}
 

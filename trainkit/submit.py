@@ -121,14 +121,14 @@ def _take_snapshot(workspace: Workspace, decided: Plan, code: Path) -> Snapshot:
         config.snapshot_limit_files,
         workspace.root,
     )
-    script = decided.job.script
+    script = decided.entry
     _refuse_left_out(decided, {script} if (code / script).exists() else set(), snapshot.left_out)
     return snapshot
 
 
 def _refuse_left_out(decided: Plan, files: set[str], left_out: list[str]) -> None:
     """Raises ExperimentExecutionException where the script itself is not in the snapshot."""
-    script = decided.job.script
+    script = decided.entry
     if script and script not in files:
         why = next((line for line in left_out if line.startswith(script)), f"{script}: named by an ignore file")
         raise ExperimentExecutionException(

@@ -27,10 +27,12 @@ from trainkit.job import Job, Node
 
 HANDLE_SECONDS = 30.0  # for the driver to record its handle
 GATHER_SECONDS = 60.0  # for all nodes to report to the head
-GRACE_SECONDS = 5.0  # between a request to end and the kill
+GRACE_SECONDS = 5.0  # between a request to end and the kill, at least
+_MORE_SECONDS = 1.0  # for ranks to report what became of their scripts
 VICTIM_SECONDS = 2.0  # for ranks that lost a peer to say so themselves
 _TICK = 0.05
 _REPORT_BYTES = 32768
+_FAILED = "a rank failed"
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Agent:
     victims_until: float = 0.0
     done: Dict[int, bool] = field(default_factory=dict)  # nodes whose commands have all ended
     asked: bool = False
+    grace: float = GRACE_SECONDS
 
     @property
     def name(self) -> str:
@@ -174,8 +177,8 @@ class Agent:
             if time.monotonic() > limit:
                 self._stop("time limit of %g s" % self.job.max_seconds)
             if self.victims_until and time.monotonic() > self.victims_until:
-                self._stop(self.reason or "a rank failed")
-            if self.stopping and time.monotonic() - self.stopping > GRACE_SECONDS:
+                self._stop(self.reason or _FAILED)
+            if self.stopping and time.monotonic() - self.stopping > self.grace:
                 return
             if all(s.status is not None for s in self.started) and self._others_done():
                 return
@@ -226,10 +229,15 @@ class Agent:
         if self.stopping:
             return
         self.stopping, self.reason = time.monotonic(), reason
+        if reason != _FAILED:  # after a failure there is nobody to save a state with
+            self.grace = max(GRACE_SECONDS, self.job.grace_seconds + _MORE_SECONDS)
         if self.channel is not None:
             self.channel.send({"type": "stop", "reason": reason})
+        ranks = _ranks_below(os.getpid(), self.job.run_id) if self.grace > GRACE_SECONDS else []
+        for pid in ranks:  # mpirun would kill them a second after it was asked to end
+            os.kill(pid, signal.SIGTERM)
         for command in self.started:
-            if command.status is None:
+            if command.status is None and not ranks:
                 command.process.send_signal(signal.SIGTERM)
 
     def _end_all(self) -> None:
@@ -239,6 +247,29 @@ class Agent:
                 command.process.kill()
             command.status = command.process.wait()
         processes.end_children()
+
+
+def _ranks_below(agent: int, run_id: str) -> List[int]:
+    """The shims of all ranks that the agent, or what it has started, has started."""
+    found = []
+    for pid in processes.with_environment("TRAINKIT_RUN_ID", run_id):
+        try:
+            with open("/proc/%d/cmdline" % pid, "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if b"trainkit.boot.rank" in words[:3] or words[2:3] == [b"rank"]:
+            found.append(pid)
+    ranks = []
+    for pid in found:
+        parent = processes.parent_of(pid)
+        if parent in found:
+            continue  # a shim's script, which has the same words
+        while parent > 1 and parent != agent:
+            parent = processes.parent_of(parent)
+        if parent == agent:
+            ranks.append(pid)
+    return ranks
 
 
 def main(argv: List[str]) -> int:

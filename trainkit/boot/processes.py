@@ -33,6 +33,12 @@ def _stat(pid: int) -> List[str]:
         return []
 
 
+def parent_of(pid: int) -> int:
+    """The pid of a process's parent; 0 where there is no such process."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
 def birth(pid: int) -> str:
     """The process's start in clock ticks since boot: with the pid, a name that is never reused. Empty if it is gone."""
     fields = _stat(pid)

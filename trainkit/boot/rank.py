@@ -24,7 +24,7 @@ from trainkit.boot.rundir import AttemptDir, RunDir, make_private, read_json
 from trainkit.errors import RunEnvironmentException
 from trainkit.job import Job
 
-_GRACE_SECONDS = 4.0  # between a request to end and the kill
+_PATIENCE_SECONDS = 4.0  # a job with more grace saves its state at the end: to be asked again does not hurry it
 _EXIT_SECONDS = 30.0  # for what a script that failed has registered with atexit
 _PLAIN_FAILURE = 1
 
@@ -60,7 +60,10 @@ class _Shim:
         status = self._wait()
         self._end_group()
         processes.end_children()
-        return self._write(status, killed_for_memory=processes.oom_kills() > kills)
+        code = self._write(status, killed_for_memory=processes.oom_kills() > kills)
+        if code:
+            self._await_others()
+        return code
 
     def _end(self, number: int, frame: object) -> None:
         """Pass a request to end on to the script; if this rank's starter is gone, end it at once."""
@@ -68,15 +71,29 @@ class _Shim:
         again = self.asked is not None and time.time() - self.asked > 0.5
         self.asked = self.asked or time.time()
         if self.child:
-            _signal(self.child, signal.SIGKILL if orphaned or again else signal.SIGTERM)
-            signal.setitimer(signal.ITIMER_REAL, _GRACE_SECONDS)
-            signal.signal(signal.SIGALRM, lambda *_: _signal(self.child, signal.SIGKILL))
+            hurried = again and self.job.grace_seconds <= _PATIENCE_SECONDS
+            if not again or hurried or orphaned:
+                _signal(self.child, signal.SIGKILL if orphaned or hurried else signal.SIGTERM)
+                signal.signal(signal.SIGALRM, lambda *_: _signal(self.child, signal.SIGKILL))
+                signal.setitimer(signal.ITIMER_REAL, max(0.001, self.job.grace_seconds))
 
     def _wait(self) -> int:
         while True:
             pid, status = os.waitpid(-1, 0)  # an orphan of the script may end first
             if pid == self.child:
                 return status
+
+    def _await_others(self) -> None:
+        """Where all ranks were asked to end and may save their state: mpirun and torchrun end the others at once when
+        one ends badly, so none does before all have.
+        """
+        if self.asked is None or self.job.grace_seconds <= _PATIENCE_SECONDS:
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        while time.time() - self.asked < self.job.grace_seconds and os.getppid() == self.parent:
+            if all(self.attempt.rank_record(rank).exists() for rank in range(self.rank.world_size)):
+                return
+            time.sleep(0.05)
 
     def _end_group(self) -> None:
         try:
@@ -166,6 +183,9 @@ def run(job: Job, rank: Rank) -> None:
             words[0] = job.interpreter
         os.execvpe(words[0], words, os.environ)
     check_world(rank.world_size)
+    if job.module:
+        script.run_module(job.module, [expand(word, os.environ) for word in job.arguments])
+        return
     script.run_script(os.path.join(os.getcwd(), job.script), [expand(word, os.environ) for word in job.arguments])
 
 

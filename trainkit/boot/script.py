@@ -33,6 +33,15 @@ def run_script(path: str, arguments: Sequence[str]) -> None:
     exec(code, main.__dict__)
 
 
+def run_module(name: str, arguments: Sequence[str]) -> None:
+    """Execute a module as `python -m name arguments` does: the current directory comes first where it imports."""
+    import runpy
+
+    sys.argv = [name, *arguments]
+    sys.path[0] = os.getcwd()
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
 def watch_threads() -> None:
     """Remember the uncaught exceptions of threads; Python prints them and goes on."""
     shown = threading.excepthook
@@ -105,7 +114,8 @@ def describe(error: BaseException, code: str) -> Dict[str, Any]:
 def _place(error: BaseException, message: str, code: str) -> Dict[str, Any]:
     """Where an exception comes from, and its traceback; of a data loader's worker, its own and its message."""
     own = os.path.dirname(os.path.abspath(__file__))
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if os.path.dirname(f.filename) != own]
+    extracted = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in extracted if os.path.dirname(f.filename) != own and f.filename != "<frozen runpy>"]
     places = [(f.filename, f.lineno or 0, f.name) for f in frames]
     found: Dict[str, Any] = {}
     if "Original Traceback (most recent call last):" in message:  # re-raised from a data loader's worker process

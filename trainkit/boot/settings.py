@@ -6,7 +6,8 @@ All of it comes by environment variables, read here alone, so that it works unde
 from __future__ import annotations
 
 import os
-from typing import Mapping, NamedTuple
+from contextlib import contextmanager
+from typing import Iterator, Mapping, NamedTuple, Optional
 
 from trainkit.errors import RunEnvironmentException
 
@@ -41,6 +42,21 @@ def settings_from(env: Mapping[str, str]) -> Settings:
 def settings() -> Settings:
     """The settings of this process."""
     return settings_from(os.environ)
+
+
+@contextmanager
+def resuming_from(path: Optional["os.PathLike[str]"]) -> Iterator[None]:
+    """Loops that are fitted meanwhile go on from there; None changes nothing."""
+    before = os.environ.get(RESUME_FROM)
+    if path is not None:
+        os.environ[RESUME_FROM] = os.fspath(path)
+    try:
+        yield
+    finally:
+        if path is not None:
+            os.environ.pop(RESUME_FROM)
+            if before is not None:
+                os.environ[RESUME_FROM] = before
 
 
 def in_job() -> bool:

@@ -89,11 +89,18 @@ def logs(run: str, follow: bool, rank: str, as_json: bool) -> int:
     if as_json:
         output.print_json({"id": path.name, "status": status, "logs": _whole(path, rank)})
         return codes.OF_STATUS[status] if follow else codes.DONE
+    _tell_attempts(RunDir(path))
     follower = Follower(path, rank)
     follower.finish()
     if not follower.printed and status in TERMINAL:
         _check_rank(path, rank)
     return codes.DONE
+
+
+def _tell_attempts(run: RunDir) -> None:
+    attempts = run.attempts()
+    if len(attempts) > 1:
+        click.echo(f"trainkit: this is attempt {len(attempts)}; logs of earlier ones: {attempts[0].logs}", err=True)
 
 
 def _whole(path: Path, rank: str) -> dict[str, str]:

@@ -68,6 +68,7 @@ def show(run: str, as_json: bool) -> None:
     from trainkit.boot.newrun import read_record
     from trainkit.events import properties, tags
     from trainkit.outcome import stages_of
+    from trainkit.restarts import launched
 
     path = find.run_dir(find.root(), run)
     record = read_record(path)
@@ -82,6 +83,7 @@ def show(run: str, as_json: bool) -> None:
         "details": details,
         "directory": str(path),
         "stages": stages,
+        "attempts": len(launched(RunDir(path))),
         "ended": state.get("time"),
         "verdict": state.get("verdict"),
         "ranks": state.get("ranks", []),
@@ -94,7 +96,9 @@ def _as_page(run: dict[str, Any]) -> str:
     took = None if ended is None else output.span(ended - run.get("created", ended))
     environment = run.get("environment") or {}
     git = run.get("git") or {}
-    script = " ".join([str(run.get("script") or ""), shlex.join(str(a) for a in run.get("arguments") or [])]).strip()
+    script = " ".join(
+        [str(run.get("loop") or run.get("script") or ""), shlex.join(str(a) for a in run.get("arguments") or [])]
+    ).strip()
     pairs = [
         ("run", run["id"]),
         ("status", run["status"] + (f": {_short(run['details'], 200)}" if run["details"] else "")),
@@ -104,6 +108,8 @@ def _as_page(run: dict[str, Any]) -> str:
         ("took", took),
         ("script", script or shlex.join(run.get("command") or [])),
         ("world", _world(run)),
+        ("attempts", f"{run['attempts']} (restarted {run['attempts'] - 1} times)" if run["attempts"] > 1 else None),
+        ("resumed from", (run.get("resume_from") or {}).get("path")),
         ("target", run.get("target_words") or run.get("target")),
         ("devices", run.get("devices")),
         ("environment", environment.get("name") or environment.get("digest")),

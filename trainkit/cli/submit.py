@@ -44,6 +44,9 @@ def _options(function: Any) -> Any:
                help="An environment variable of the job; may be given more than once."),
         option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="May be given more than once."),
         option("--max-seconds", type=click.FloatRange(min=0, min_open=True), help="End the job after this time."),
+        option("--max-restarts", type=click.IntRange(0), default=0, show_default=True,
+               help="Start the job again so often where ranks fail, are killed, or end with code 75."),
+        option("--resume-from", metavar="RUN|DIR", help="A run, or checkpoints, to go on from."),
         option("--wait", is_flag=True, help="Wait for the end, telling the stages; exit as the run did."),
         option("--follow", is_flag=True, help="The same, printing what rank 0 prints."),
         option("--dry-run", is_flag=True, help="Check everything and print the plan; start nothing."),
@@ -59,7 +62,7 @@ def _options(function: Any) -> Any:
 @_options
 @output.json_option
 def submit(script: str, arguments: tuple[str, ...], as_json: bool, **options: Any) -> int:
-    """Submit SCRIPT as a job; what follows `--` are its arguments.
+    """Submit SCRIPT, or a loop's module:function, as a job; what follows `--` are its arguments.
 
     The job gets a snapshot of the source directory, so the script may be edited at once. Closing this terminal does not
     end it.
@@ -68,12 +71,17 @@ def submit(script: str, arguments: tuple[str, ...], as_json: bool, **options: An
     Examples:
       trainkit submit train.py
       trainkit submit train.py --nodes 1 --ranks 2 --spread mpi -- --lr 0.1
+      trainkit submit birds.train:build --max-restarts 3 -- --lr 0.1
       trainkit submit train.py --pip timm==1.0.31 --follow
       trainkit submit src/train.py --source src -e birds -t gpu-cluster --nodes 2 --wait
     """
     workspace = find.workspace()
-    source, inside = _source(Path(script), options["source"])
-    config = _config(source, inside, arguments, options)
+    loop = script if re.fullmatch(r"[\w.]+:\w+", script) and not Path(script).is_file() else None
+    if loop is None:
+        source, inside = _source(Path(script), options["source"])
+    else:
+        source, inside = (options["source"] or Path.cwd()).absolute(), loop.partition(":")[0]
+    config = _config(source, None if loop else inside, arguments, options, loop)
     experiment = options["experiment"] or _experiment_for(inside)
     tags = find.pairs("--tag", options["tags"])
     if options["dry_run"]:
@@ -123,18 +131,23 @@ def _source(script: Path, source: Path | None) -> tuple[Path, str]:
     return whole.parent.resolve(), script.name
 
 
-def _config(source: Path, script: str, arguments: tuple[str, ...], options: dict[str, Any]) -> ScriptRunConfig:
+def _config(
+    source: Path, script: str | None, arguments: tuple[str, ...], options: dict[str, Any], loop: str | None
+) -> ScriptRunConfig:
     from trainkit.runconfig import ScriptRunConfig
 
     return ScriptRunConfig(
         source_directory=source,
         script=script,
+        loop=loop,
         arguments=list(arguments),
         compute_target=options["target"],
         environment=_environment(options),
         distributed_job_config=_distributed(options),
         max_run_duration_seconds=options["max_seconds"],
         use_gpu=_GPU[options["gpu"]],
+        max_restarts=options["max_restarts"],
+        resume_from=options["resume_from"],
     )
 
 
@@ -193,7 +206,7 @@ def _plan(planned: dict[str, Any]) -> str:
     beside = "" if environment["inherit"] else "nothing but "
     pairs = [
         ("experiment", planned["experiment"]),
-        ("script", shlex.join([planned["script"], *planned["arguments"]])),
+        ("script", shlex.join([planned["loop"] or planned["script"], *planned["arguments"]])),
         ("world", f"{planned['nodes']} node(s) x {planned['ranks_per_node']} rank(s), spread {planned['spread']}"),
         ("target", planned.get("target_words") or planned["target"]),
         ("devices", planned["devices"]),

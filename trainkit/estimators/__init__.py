@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from trainkit.estimators.backends import Gloo, Mpi, Nccl
 from trainkit.estimators.estimator import Estimator
+from trainkit.estimators.fastai import Fastai
 from trainkit.estimators.pytorch import PyTorch
 
-__all__ = ["Estimator", "Gloo", "Mpi", "Nccl", "PyTorch"]
+__all__ = ["Estimator", "Fastai", "Gloo", "Mpi", "Nccl", "PyTorch"]

@@ -24,7 +24,7 @@ from trainkit.estimators.rules import (
 )
 from trainkit.requirements import check, read_file
 from trainkit.runconfig import RunConfiguration, ScriptRunConfig
-from trainkit.sources import project_file
+from trainkit.sources import project_file, source_dir
 
 Text = str | os.PathLike[str]
 _DEPRECATED = {  # name: what to say; all without effect on the result
@@ -40,6 +40,9 @@ _DEPRECATED = {  # name: what to say; all without effect on the result
 @dataclass(kw_only=True)
 class Estimator:
     """A training script with what it needs; `Experiment.submit` takes it.
+
+    `loop`, instead of `entry_script`, names a function that makes a training loop, as "module:function"; `fit` then
+    trains here. `max_restarts`, `grace_seconds` and `resume_from` are those of ScriptRunConfig.
 
     `script_params` maps flags to values ("" or None for a bare flag). Packages are installed over those of the
     interpreter in use, into a cached environment; with `inherit=False` into one that has nothing else. `use_gpu` is
@@ -76,7 +79,9 @@ class Estimator:
     shm_size: str | None = None
     resume_from: Any = None
     max_run_duration_seconds: float | None = None
-    loop: Any = None
+    loop: str | None = None
+    max_restarts: int = 0
+    grace_seconds: float | None = None
     inherit: bool = True
     run_config: RunConfiguration = field(init=False, repr=False)
 
@@ -88,7 +93,8 @@ class Estimator:
         self._distributed = distributed_training(
             self.distributed_training, self.distributed_backend, self.node_count, self.process_count_per_node
         )
-        refuse_target(self.compute_target, self.vm_size, self.node_count)
+        if self.loop is None or self.compute_target is not None or self.vm_size:  # a loop may be fitted right here
+            refuse_target(self.compute_target, self.vm_size, self.node_count)
         refuse_contradictions(self)
         self.run_config = RunConfiguration(
             script=self.entry_script,
@@ -96,6 +102,8 @@ class Estimator:
             target=self.compute_target,
             environment=self._environment(),
             node_count=self.node_count,
+            max_restarts=self.max_restarts,
+            grace_seconds=self.grace_seconds,
         )
         if self.max_run_duration_seconds is not None:
             self.run_config.max_run_duration_seconds = self.max_run_duration_seconds
@@ -113,10 +121,37 @@ class Estimator:
             distributed_job_config=self._distributed,
             resume_from=self.resume_from,
             use_gpu=self.use_gpu,
+            loop=self.loop,
         )
         config.vm_size = self.vm_size
         config.later = {name: remedy for name, remedy in LATER.items() if getattr(self, name)}
         return config
+
+    def fit(self) -> Any:
+        """Fit the loop here: in this process, or or as the rank of mpirun or torchrun that it is; what it returns.
+
+        The packages asked for are not installed: what is here is used. Raises TrainingException where there is no loop,
+        or where another number of ranks was asked for than there are; UserErrorException where the loop's name or
+        `script_params` are wrong.
+        """
+        from trainkit.boot.settings import resuming_from
+        from trainkit.boot.worlds import here
+        from trainkit.checks import arguments_of
+        from trainkit.distributed import world_of
+        from trainkit.lineage import resume_path
+        from trainkit.loops.run import fit
+
+        if self.loop is None:
+            raise TrainingException("fit() is for an estimator with loop='module:function'; submit a script as a job.")
+        asked, found = world_of(self._distributed, self.node_count).size, here().rank.world_size
+        if asked > 1 and asked != found:
+            raise TrainingException(
+                f"{asked} ranks were asked for, but this process is one of {found}: start it with `mpirun -np {asked}` "
+                "or torchrun, or submit the estimator to an experiment."
+            )
+        words = arguments_of(flattened(self.script_params), "script_params")
+        with resuming_from(resume_path(self.resume_from)):
+            return fit(self.loop, source_dir(self.source_directory), words)
 
     def _environment(self) -> Environment:
         """The environment given, or one of the packages given. Files are read now."""

@@ -14,26 +14,31 @@ from trainkit.requirements import parse
 from trainkit.runconfig import ScriptRunConfig
 
 
-def _installed(interpreter: str) -> str:
-    """The version of torch that an interpreter has, without importing it; "" for none."""
+def _installed(interpreter: str, package: str = "torch") -> str:
+    """The version of a package that an interpreter has, without importing it; "" for none."""
     if interpreter == sys.executable:
         try:
-            return version("torch")
+            return version(package)
         except PackageNotFoundError:
             return ""
     from trainkit.prepare.base import ask
 
     try:
-        return ask(interpreter, "from importlib.metadata import version; print(version('torch'))").strip()
+        return ask(
+            interpreter, "import sys; from importlib.metadata import version; print(version(sys.argv[1]))", package
+        ).strip()
     except EnvironmentBuildError:
         return ""
 
 
-class _Installed:
-    """A class attribute that is looked up when it is read."""
+class Installed:
+    """A class attribute that is looked up when it is read: the version of a package in this interpreter."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
 
     def __get__(self, instance: object, owner: type | None = None) -> str:
-        return _installed(sys.executable)
+        return _installed(sys.executable, self.package)
 
 
 @dataclass(kw_only=True)
@@ -45,51 +50,54 @@ class PyTorch(Estimator):
     """
 
     FRAMEWORK_NAME: ClassVar[str] = "PyTorch"
-    DEFAULT_VERSION: ClassVar[_Installed] = _Installed()
+    DEFAULT_VERSION: ClassVar[Installed] = Installed("torch")
+    _PACKAGE: ClassVar[tuple[str, str]] = ("torch", "PyTorch")
     framework_version: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_other_version(self.framework_version, self.run_config.environment)
+        refuse_other_version(self.framework_version, self.run_config.environment, *self._PACKAGE)
 
     def to_script_run_config(self) -> ScriptRunConfig:
         """The same job in `Experiment.submit`'s own terms; the version is compared once more."""
-        refuse_other_version(self.framework_version, self.run_config.environment)
+        refuse_other_version(self.framework_version, self.run_config.environment, *self._PACKAGE)
         return super().to_script_run_config()
 
-    @staticmethod
-    def get_supported_versions() -> list[str]:
-        """The version of torch in this interpreter, in a list; empty where it has none."""
-        installed = _installed(sys.executable)
+    @classmethod
+    def get_supported_versions(cls) -> list[str]:
+        """The version of the framework in this interpreter, in a list; empty where it has none."""
+        installed = _installed(sys.executable, cls._PACKAGE[0])
         return [installed] if installed else []
 
 
-def refuse_other_version(wanted: object, environment: Environment) -> None:
-    """Raises TrainingException where the environment's torch is known not to be `wanted`, or cannot be known."""
+def refuse_other_version(
+    wanted: object, environment: Environment, package: str = "torch", estimator: str = "PyTorch"
+) -> None:
+    """Raises TrainingException where the environment's package is known not to be `wanted`, or cannot be known."""
     if wanted is None:
         return
     if not isinstance(wanted, str) or not wanted.strip():
         raise TrainingException(f"framework_version is a text such as '2.14', not {wanted!r}.")
-    asked = next((r for r in map(parse, environment.python.conda_dependencies.pip_packages) if r.name == "torch"), None)
+    asked = next((r for r in map(parse, environment.python.conda_dependencies.pip_packages) if r.name == package), None)
     if asked is not None:
         has = asked.pin or (asked.specifier[2:-2].strip() if asked.specifier.endswith(".*") else "")
         if not has:
             raise TrainingException(
                 f"framework_version={wanted!r} cannot be compared with {asked.line!r} in pip_packages before it is "
-                f"installed: write 'torch=={wanted}.*' there, or leave framework_version out."
+                f"installed: write '{package}=={wanted}.*' there, or leave framework_version out."
             )
         where = "pip_packages asks for"
     else:
         interpreter = environment.python.interpreter_path
         interpreter = sys.executable if interpreter == "python" else interpreter
         alone = not environment.inherit and not environment.python.user_managed_dependencies
-        has, where = "" if alone else _installed(interpreter), f"the job's environment ({interpreter}) has"
+        has, where = "" if alone else _installed(interpreter, package), f"the job's environment ({interpreter}) has"
     if not _matches(wanted.strip(), has):
         raise TrainingException(
-            f"PyTorch {wanted} is not currently supported by the PyTorch estimator: {where} "
-            f"{'torch ' + has if has else 'no torch'}. Leave framework_version out to use what is there"
+            f"{estimator} {wanted} is not currently supported by the {estimator} estimator: {where} "
+            f"{package + ' ' + has if has else 'no ' + package}. Leave framework_version out to use what is there"
             + (f", give framework_version={has!r}" if has else "")
-            + f", or ask for another one with pip_packages=['torch=={wanted}']."
+            + f", or ask for another one with pip_packages=['{package}=={wanted}']."
         )
 
 

@@ -21,10 +21,8 @@ BACKENDS = ["mpi", "gloo", "nccl"]
 LATER = {  # arguments of later versions, refused at submit: what to do instead
     "inputs": "data sets come in a later version: give the script the data's path in script_params",
     "source_directory_data_store": "data stores come in a later version: the snapshot is kept in the workspace",
-    "resume_from": "resuming comes in a later version: give the script its checkpoint's path in script_params",
     "custom_docker_image": CONTAINERS,
     "image_registry_details": CONTAINERS,
-    "loop": "training loops come in a later version: give a script with entry_script",
 }
 ALIASES = {  # today's names of arguments, and their older ones
     "conda_dependencies_file": "conda_dependencies_file_path",
@@ -115,6 +113,8 @@ def refuse_target(target: Any, vm_size: object, node_count: int) -> None:
 def refuse_contradictions(estimator: Estimator) -> None:
     """Raises TrainingException or UserErrorException where arguments about the environment exclude each other."""
     e = estimator
+    if e.loop is not None and e.entry_script is not None:
+        raise TrainingException("'entry_script' and 'loop' both say what the job runs; give one of the two.")
     if not e.use_docker and e.custom_docker_image:
         raise TrainingException(
             "If use_docker parameter is set to false, custom_docker_image parameter is not allowed."

@@ -1,0 +1,32 @@
+"""What an attempt is started with: what its ranks are told of their run, and the key of its agents' channel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trainkit.boot.rundir import RunDir, read_json
+from trainkit.job import Job
+
+
+def environment(run: RunDir, root: Path, job: Job) -> dict[str, str]:
+    """What every rank is told about its run, beside the user's own variables."""
+    record = read_json(run.run) or {}
+    workspace = record.get("workspace") or {}
+    return {
+        **job.environment,
+        "TRAINKIT_ROOT": str(root),
+        "AZUREML_ARM_WORKSPACE_NAME": str(workspace.get("name", "")),
+        "AZUREML_WORKSPACE_ID": str(workspace.get("name", "")),
+        "AZUREML_ARM_SUBSCRIPTION": str(workspace.get("subscription_id", "")),
+        "AZUREML_ARM_RESOURCEGROUP": str(workspace.get("resource_group", "")),
+    }
+
+
+def write_key(path: Path) -> None:
+    """A new secret for the agents of one attempt, in a private file."""
+    if path.exists():
+        return
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(os.urandom(32))
