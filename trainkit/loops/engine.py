@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +20,9 @@ from trainkit.loops import precision
 from trainkit.loops.callbacks import Callback
 from trainkit.loops.digest import from_limbs, limbs
 from trainkit.loops.evaluation import added, valued
-from trainkit.loops.feed import Batch
+from trainkit.loops.feed import Batch, moved
 from trainkit.loops.history import History
+from trainkit.loops.nested import mapped, tensors
 from trainkit.loops.position import Position
 from trainkit.loops.preemption import Preemption
 from trainkit.loops.recording import Recording
@@ -53,6 +56,7 @@ class Training:
         self.cast = precision.autocast(loop.precision, self.world.device)
         refuse_unshareable(loop, self.order, self.world)
         self.feed = loop.feed(loop.train, self.order)
+        self.nothing = self._no_samples() if loop.sync_batch_norm and self.world.size > 1 else None
         self.reducer = Reducer(self.parameters, self.world.collective) if self.world.size > 1 else None
         self.recording = Recording(loop, self)
         self.store = Store(loop, self.recording)
@@ -60,6 +64,12 @@ class Training:
         self._stepping = [c for c in loop.callbacks if type(c).on_step is not Callback.on_step]
         self.traced_loss = torch.zeros((), dtype=torch.float64)  # this rank's part of the last step's, for a trace
         self._weights: dict[float, Tensor] = {}
+
+    def _no_samples(self) -> Any:
+        """Inputs as the model gets them, with no sample in them."""
+        source = self.loop.train
+        inputs, _ = next(iter(source.batches([np.zeros(1, dtype=np.int64)], 0, self.loop.seed)))
+        return mapped(moved(inputs, self.world.device, self.loop.channels_last), lambda tensor: tensor[:0])
 
     @property
     def epoch(self) -> int:
@@ -174,12 +184,15 @@ class Training:
     def _gradients(self, micros: Sequence[Batch]) -> None:
         """Forward and backward of one step's batches; each counts by its share of the whole batch."""
         loop, forward, timer, tally, reducer = self.loop, self.forward, self.timer, self.tally, self.reducer
-        mine = [batch for batch in micros if batch.inputs is not None]
+        mine = micros if self.nothing is not None else [batch for batch in micros if batch.inputs is not None]
         if reducer is not None and not mine:
             reducer.arm()
         for batch in mine:
             if reducer is not None and batch is mine[-1]:
                 reducer.arm()
+            if batch.inputs is None:
+                self._pass_along()
+                continue
             if self.cast is None:
                 outputs = forward(batch.inputs)
                 loss = loop.loss(outputs, batch.targets)
@@ -203,6 +216,12 @@ class Training:
             tally.add(loss, outputs, batch.targets, batch.ids)
             if self.recording.trace is not None:
                 self.traced_loss += loss.detach().cpu() * share
+
+    def _pass_along(self) -> None:
+        """A pass without samples: what the other ranks exchange in the middle of theirs needs this rank too."""
+        with (self.cast or nullcontext)():
+            outputs = self.forward(self.nothing)
+        torch.autograd.backward([each.sum() for each in tensors(outputs) if each.requires_grad])
 
     def _weight(self, share: float, loss: Tensor) -> Tensor:
         """`share` as the gradient to begin a backward pass with; made once."""
