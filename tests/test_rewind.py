@@ -47,6 +47,25 @@ def test_what_came_after_the_mark_is_void_once_it_is_done_again(tmp_path: Path) 
     assert events.tags(tmp_path) == {"stage": "three"}
 
 
+def test_what_is_void_may_be_only_earlier_or_only_this_attempts(tmp_path: Path) -> None:
+    """A script of two fits: the first is complete, the second has no checkpoint yet; the script repeats its own."""
+    first = rank(tmp_path, 1)
+    first.log("rate", 0.1)
+    first.log("loss", 1)
+    marks = first.mark()
+    first.log("between", 5)
+    first.log("loss", 20)
+    second = rank(tmp_path, 2)
+    second.log("rate", 0.1)
+    second.rewind(marks, void="own")
+    second.log("between", 5)
+    second.rewind(marks, void="earlier")
+    second.log("loss", 2)
+    assert events.metrics(tmp_path) == {"rate": 0.1, "loss": [1, 2], "between": 5}
+    with pytest.raises(UserErrorException, match="'both', 'earlier' or 'own', not 'all'"):
+        second.rewind(marks, void="all")
+
+
 def test_without_a_rewind_the_metrics_of_all_attempts_stay(tmp_path: Path) -> None:
     rank(tmp_path, 1).log("loss", 1)
     rank(tmp_path, 2).log("loss", 2)
@@ -113,7 +132,7 @@ def test_any_number_of_kills_leaves_what_one_uninterrupted_run_records(
             one.log("step", step)
             if step % 2 == 0:
                 saved.append((step, one.mark()))
-        if torn and extra is not None:
+        if torn and extra:  # something was written
             with open(RunDir(run).events_of("rank-0"), "ab") as file:
                 file.write(b'{"t": 1.0, "k": "metric", "n": "st')
     assert events.metrics(run) == {"step": [1, 2, 3, 4, 5, 6, 7, 8]}

@@ -90,8 +90,12 @@ def _attempt(event: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class _Rewind:
-    """A writer's metrics from byte `start` on are void, but those of later attempts and what came after the rewind."""
+    """A writer's metrics from byte `start` on are void, but those of later attempts and what came after the rewind.
 
+    `void` says whose: "earlier" attempts', the rewind's "own" attempt's, or "both".
+    """
+
+    void: str
     start: int
     attempt: int
     time: float
@@ -99,7 +103,9 @@ class _Rewind:
 
     def voids(self, place: int, event: Event) -> bool:
         if place < self.start or _attempt(event) != self.attempt:
-            return place >= self.start and _attempt(event) < self.attempt
+            return self.void != "own" and place >= self.start and _attempt(event) < self.attempt
+        if self.void == "earlier":
+            return False
         return place < self.end if self.end is not None else _time(event) < self.time
 
 
@@ -113,7 +119,7 @@ def _rewinds(data: bytes, writer: str, own: bool) -> list[_Rewind]:
         if _is_event(event) and event["k"] == "rewind" and isinstance(event.get("v"), dict):
             start = event["v"].get(writer)
             if isinstance(start, int):
-                found.append(_Rewind(start, _attempt(event), _time(event), begin if own else None))
+                found.append(_Rewind(str(event.get("n")), start, _attempt(event), _time(event), begin if own else None))
         at = data.find(_REWIND, end) if end >= 0 else -1
     return found
 

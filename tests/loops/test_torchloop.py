@@ -83,11 +83,14 @@ def test_evaluation_and_prediction_see_each_sample_once_in_order() -> None:
 
 def test_metrics_go_into_the_run() -> None:
     one = loop(metrics=[Accuracy(), ConfusionMatrix(2)], training_metrics=False)
-    one.fit(epochs=2)
+    rows = one.fit(epochs=2).rows
     metrics = Run.get_context().get_metrics()
-    assert len(metrics["train_loss"]) == len(metrics["val_accuracy"]) == 2
-    assert metrics["progress"]["steps"] if isinstance(metrics["progress"], dict) else metrics["progress"]
-    assert any("confusion" in name for name in metrics)
+    for name in ("train_loss", "val_loss", "val_accuracy"):
+        assert metrics[name][-2:] == [row[name] for row in rows]
+    assert metrics["progress"]["done"][-1] == 1.0 and metrics["progress"]["steps"][-1] == 14
+    matrices = metrics["val_confusion_matrix"]
+    assert len(matrices) == 2
+    assert sum(map(sum, matrices[-1]["data"]["matrix"])) == 23
 
 
 class _Seen(Callback):

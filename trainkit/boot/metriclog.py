@@ -49,12 +49,15 @@ class MetricLog:
         """Where this process's record stands: what a checkpoint keeps, for `rewind`."""
         return {self._writer: self._events.position()}
 
-    def rewind(self, marks: Mapping[str, int]) -> None:
+    def rewind(self, marks: Mapping[str, int], void: str = "both") -> None:
         """Void what was recorded after the marks, because it is going to be done again: metrics of earlier attempts
         and, in this attempt, those recorded so far. Tags, properties and files stay.
 
-        `marks` are those of `mark`: by rank 0 of any ranks, by another rank its own.
+        `marks` are those of `mark`: by rank 0 of any ranks, by another rank its own. With `void` "earlier" this
+        attempt's metrics stay (nothing that it repeats was kept), with "own" those of earlier attempts do.
         """
+        if void not in ("both", "earlier", "own"):
+            raise UserErrorException("rewind: void is 'both', 'earlier' or 'own', not %r." % (void,))
         if not isinstance(marks, Mapping) or not all(
             isinstance(name, str) and type(place) is int and place >= 0 for name, place in marks.items()
         ):
@@ -64,7 +67,7 @@ class MetricLog:
                 "%s can rewind its own record, not that of %s: let rank 0 do it."
                 % (self._writer, ", ".join(sorted(set(marks) - {self._writer})))
             )
-        self._event("rewind", "", dict(marks))
+        self._event("rewind", void, dict(marks))
 
     def log_list(self, name: str, value: Sequence[Any], description: str = "") -> None:
         """Record several values of a metric at once; read back, they are a list, also where they are one."""

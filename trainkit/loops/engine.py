@@ -81,6 +81,11 @@ class Training:
         """Optimizer steps made so far."""
         return self.at.step
 
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.at.epoch >= self.epochs or self.at.stopped
+
     def stop(self) -> None:
         """End the fit after this epoch. All ranks must come to the same decision: from metrics, they do."""
         self.at.stopped = True
@@ -91,7 +96,7 @@ class Training:
         with self.preemption:
             try:
                 self._begin()
-                while self.at.epoch < self.epochs and not self.at.stopped:
+                while not self.complete:
                     self._epoch()
                 for callback in self.loop.callbacks:
                     callback.on_end(self)

@@ -57,12 +57,16 @@ class Recording:
             print(f"\r\x1b[K{text}" if self._bar else text, flush=True)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Record an epoch's metrics; those that are no numbers as lists."""
+        """Record an epoch's metrics: numbers, tables as confusion matrices, other tensors as lists."""
         if self.run is None:
             return
         for name, value in metrics.items():
-            if isinstance(value, Tensor):
-                self.run.log_table(name, {str(i): row for i, row in enumerate(value.tolist())})
+            if isinstance(value, Tensor) and value.ndim == 2:
+                data = {"class_labels": [str(i) for i in range(len(value))], "matrix": value.tolist()}
+                matrix = {"schema_type": "confusion_matrix", "schema_version": "v1", "data": data}
+                self.run.log_confusion_matrix(name, matrix)
+            elif isinstance(value, Tensor):
+                self.run.log_list(name, value.flatten().tolist())
             else:
                 self.run.log(name, value)
 

@@ -116,16 +116,15 @@ class Store:
         if not asked:
             return ""
         place = Path(asked)
-        if self.folder is not None and self.folder.name.startswith(
-            _LATER
-        ):  # the same fit of that run
+        if self.folder is not None and self.folder.name.startswith(_LATER):  # the same fit of that run
             place = next((p for p in place.glob(f"**/{self.folder.name}") if p.is_dir()), Path())
         return str(load(place).path) if place.name else ""
 
     def _begin_again(self, training: Training) -> None:
-        """An attempt that found nothing to go on from: what an earlier one has measured is void."""
+        """An attempt that found nothing to go on from: what earlier ones have measured since the fit before is void."""
         if self.recording.run is not None and self.recording.attempt > 1:
-            self.recording.run.rewind({f"rank-{training.world.rank}": 0})
+            own = f"rank-{training.world.rank}"
+            self.recording.run.rewind({own: _ends.get(own, 0)}, void="earlier")
 
     def _take_up(self, saved: Saved, training: Training) -> None:
         """Position, history, callbacks, and this rank's own streams and sums."""
@@ -153,7 +152,10 @@ class Store:
         if self.recording.folder is not None and self.recording.folder in saved.path.parents:
             marks = {name: mark for rank in saved.ranks for name, mark in rank["marks"].items()}
             own = f"rank-{training.world.rank}"
-            run.rewind(marks if training.world.rank == 0 else {own: marks.get(own, 0)})
+            _ends[own] = marks.get(own, 0)
+            complete = training.complete
+            here = marks if training.world.rank == 0 and not complete else {own: marks.get(own, 0)}
+            run.rewind(here, void="own" if complete else "both")
             return
         if training.world.rank == 0:
             run.tag("resumed_from", str(saved.path))
@@ -161,6 +163,9 @@ class Store:
             self.recording.log({name: value for name, value in row.items() if name != "epoch"})
         if training.at.trained is not None:
             self.recording.log(training.at.trained)
+
+
+_ends: dict[str, int] = {}  # by writer: where this run's record stood when the last fit that is complete was saved
 
 
 def _folder(loop: TorchLoop, saving: Saving, recording: Recording) -> Path | None:
