@@ -67,3 +67,8 @@ def fix_horovod() -> bool:
     had = os.environ.get("HOROVOD_FUSION_THRESHOLD") == "0"
     os.environ.update(_HOROVOD)
     return had
+
+
+def yield_while_waiting() -> None:
+    """Have Open MPI leave the processor to others while it waits, when it starts: training computes on it."""
+    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")

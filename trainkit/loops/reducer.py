@@ -59,35 +59,40 @@ class _Bucket:
         ]  # fmt: skip
         self.counts = self.flat[gradients : gradients + count]
         self.flag = self.flat[gradients + count :]
+        self.cuda = device.type == "cuda"
         self.pending = count
         self.lacking: list[int] = []
         self.work: Work | None = None
         self.streams: set[Any] = set()
+        self._pieces = [*self.views, self.flat[gradients:]]
+        self._tail = torch.ones(count + flag, device=device, dtype=dtype)  # what a rank that has all gradients sends
+        self._flag = 1.0
+        self._has_flag = flag
 
     def fill(self, flag: float) -> None:
         """Copy this rank's gradients in; zeros, and a count of zero, where it has none."""
-        have: list[int] = []
+        gradients: list[Tensor] = []
         lacking: list[int] = []
         for n, parameter in enumerate(self.parameters):
-            (lacking if parameter.grad is None else have).append(n)
-        gradients: list[Any] = [self.parameters[n].grad for n in have]
-        if any(gradient.layout != torch.strided for gradient in gradients):
+            gradient = parameter.grad
+            if gradient is None:
+                lacking.append(n)
+                gradient = torch.zeros_like(self.views[n])
+            elif gradient.requires_grad:
+                gradient = gradient.detach()
+            gradients.append(gradient)
+        if any(gradient.is_sparse for gradient in gradients):
             raise UserErrorException(
                 "A parameter has a sparse gradient, which is not summed over ranks; use Embedding(..., sparse=False)."
             )
-        with torch.no_grad():
-            self.counts.fill_(1)
-            if lacking:
-                for n in lacking:
-                    self.views[n].zero_()
-                self.counts[lacking] = 0
-            if have:
-                torch._foreach_copy_([self.views[n] for n in have] if lacking else self.views, gradients)
-            if len(self.flag):
-                self.flag.fill_(flag)
+        if self._has_flag and flag != self._flag:
+            self._tail[-1] = self._flag = flag
+        torch._foreach_copy_(self._pieces, [*gradients, self._tail])
+        if lacking:
+            self.counts[lacking] = 0
         self.lacking = lacking
-        for n in have:
-            self.parameters[n].grad = self.views[n]
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            parameter.grad = view
 
     def settle(self) -> None:
         """After the sum: what this rank lacked and another had is a gradient here too; what nobody had is none."""
@@ -217,7 +222,7 @@ class Reducer:
                 return
             self._seen[number] = 1
             bucket.pending -= 1
-            if parameter.is_cuda:
+            if bucket.cuda:
                 bucket.streams.add(torch.cuda.current_stream(parameter.device))
             while self._next < len(self._buckets) and not self._buckets[self._next].pending:
                 self._launch(self._buckets[self._next])

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainkit.boot.contact import yield_while_waiting
 from trainkit.errors import MissingPackage, RunEnvironmentException
 from trainkit.loops.collectives.base import Collective, Done, Ranks, Work, as_bytes
 
@@ -184,6 +185,7 @@ def takes_cuda(mpi: Any) -> bool:
 
 def world_of_mpi() -> Any:
     """The module mpi4py.MPI, with MPI started; None where mpi4py or an MPI library is missing."""
+    yield_while_waiting()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError):
