@@ -158,8 +158,6 @@ def test_its_environment_can_still_be_changed(project: Path) -> None:
     assert spec.pip_packages == ("timm", "rich") and not spec.inherit and spec.environment_variables == {"A": "1"}
 
 
-@pytest.mark.parametrize(
-    "name", ["inputs", "source_directory_data_store", "custom_docker_image"]
-)
+@pytest.mark.parametrize("name", ["inputs", "source_directory_data_store", "custom_docker_image"])
 def test_what_later_versions_bring_is_kept_for_submit(project: Path, name: str) -> None:
     assert list(estimator(project, **{name: ["x"]}).to_script_run_config().later) == [name]
