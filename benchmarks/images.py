@@ -170,7 +170,8 @@ def main() -> None:
         print(f"{name}: {rows[-1]['pictures']} pictures", flush=True)
     print(table(rows))
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    machine = {**versions, "cpus": os.cpu_count(), "processor": platform.machine()}
+    machine: dict[str, Any] = {**versions, "cpus": os.cpu_count(), "processor": platform.machine()}
+    machine["load_average_at_the_end"] = round(os.getloadavg()[0], 1)  # well above `workers`: measure again
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(
         json.dumps({"machine": machine, "workers": args.workers, "batch": BATCH, "repeats": args.repeats, "rows": rows},

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from numpy.random import default_rng
 from torch import Tensor
 
 from trainkit.errors import UserErrorException
@@ -107,16 +106,30 @@ class Pictures:
         return batch
 
     def _fill(self, images: Tensor, numbers: list[int], epoch: int, seed: int) -> None:
-        for image, number in zip(images.unbind(), numbers, strict=True):
-            pixels = self.kept.get(number)
-            if pixels is None:
-                pixels = self._read(self.files[number])
-                self.kept.put(number, pixels)
-            if self.augment is None:
-                image.copy_(pixels)
+        """Make these pictures, each stage for all of them at once: its code then stays in the processor's cache."""
+        pixels = [self._pixels(number) for number in numbers]
+        if self.augment is None:
+            for image, picture in zip(images.unbind(), pixels, strict=True):
+                image.copy_(picture)
                 self._rows(image).div_(255).sub_(self._mean).div_(self._std)  # as `Preprocessing.apply` rounds
-            else:
-                self._vary(image, pixels, self.augment, [seed, epoch, number])
+            return
+        draw = self.augment.draw
+        changes = [draw(p.shape[2], p.shape[1], (seed, epoch, n)) for p, n in zip(pixels, numbers, strict=True)]
+        parts = [cut(picture, change, self.size) for picture, change in zip(pixels, changes, strict=True)]
+        for image, part, change in zip(images.unbind(), parts, changes, strict=True):
+            image.copy_(part)
+            if change.degrees:
+                image.copy_(turned(image, change.degrees))
+            if change.brightness != 1 or change.contrast != 1:
+                lit(image, change, float(part.numpy().mean()))
+            self._rows(image).mul_(self._factor).add_(self._shift)
+
+    def _pixels(self, number: int) -> Tensor:
+        pixels = self.kept.get(number)
+        if pixels is None:
+            pixels = self._read(self.files[number])
+            self.kept.put(number, pixels)
+        return pixels
 
     def _read(self, file: Path) -> Tensor:
         """What is the same each time: the picture's pixels, or the part of them that the model sees."""
@@ -127,16 +140,6 @@ class Pictures:
             return from_pillow(self.preprocessing.frame(picture))
         except UserErrorException as e:
             raise UserErrorException(f"{file}: {e.message}") from e
-
-    def _vary(self, image: Tensor, pixels: Tensor, augment: Augment, key: list[int]) -> None:
-        change = augment.draw(pixels.shape[2], pixels.shape[1], default_rng(key))
-        part = cut(pixels, change, self.size)
-        image.copy_(part)
-        if change.degrees:
-            image.copy_(turned(image, change.degrees))
-        if change.brightness != 1 or change.contrast != 1:
-            lit(image, change, float(part.numpy().mean()))
-        self._rows(image).mul_(self._factor).add_(self._shift)
 
     def _rows(self, image: Tensor) -> Tensor:
         """A picture such that the numbers of its channels fit to it, and what is next to each other is so in memory."""
