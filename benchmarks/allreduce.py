@@ -78,11 +78,11 @@ def averager(model: Any, line: Any) -> Callable[[], None]:
     from trainkit.loops.reducer import Reducer
 
     reducer = Reducer(list(model.parameters()), line)
-    gradients = [torch.randn_like(parameter) for parameter in model.parameters()]
+    gradients = [torch.randn_like(parameter) / 2 for parameter in model.parameters()]
 
     def average() -> None:
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-            parameter.grad = gradient / 2
+            parameter.grad = gradient
         reducer.finish()
 
     return average
