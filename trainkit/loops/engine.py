@@ -47,7 +47,7 @@ class Training:
         self.forward, self.model = loop.forward(), loop.model
         self.optimizer = loop.optimizer
         self.rates = [group["lr"] for group in self.optimizer.param_groups]  # before any schedule
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.parameters = list(self.model.parameters())  # also those that a callback unfreezes later
         self.at = Position()
         self.history = History()
         self.tally = Tally(loop.metrics if loop.training_metrics else (), self.world.device)

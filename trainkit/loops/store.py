@@ -32,7 +32,7 @@ class Store:
 
     def __init__(self, loop: TorchLoop, recording: Recording) -> None:
         self.recording = recording
-        saving = loop.saving
+        saving = None if recording.trace is not None else loop.saving  # a few steps to look at leave nothing
         self.folder = None if saving is None else _folder(loop, saving, recording)
         self.checkpoints = None
         if self.folder is not None and saving is not None and recording.rank == 0:
@@ -93,6 +93,8 @@ class Store:
 
     def resume(self, training: Training) -> bool:
         """Take the fit up where a checkpoint stands; False where there is none to go on from."""
+        if self.recording.trace is not None:
+            return False
         found = self._found(training) if training.world.rank == 0 else ""
         told = gather(training.world.collective, found.encode())[0].decode()
         if not told:
