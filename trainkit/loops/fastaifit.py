@@ -49,6 +49,8 @@ class Fit:
         self._own: dict[str, Any] | None = None  # this rank's state before an epoch's evaluation
         self._ids: list[Any] = []
         self._training = False  # whether batches belong to a phase, rather than to a look at the model
+        self.recording = Recording(loop, self)  # type: ignore[arg-type]  # asks for what both kinds of fit have
+        self.store = FastaiStore(self, self.recording)
 
     @property
     def step(self) -> int:
@@ -86,15 +88,16 @@ class Fit:
         """One phase after the other, those left out that a checkpoint has behind it."""
         started, first = time.monotonic(), not self.described
         self.epochs += sum(phase.epochs for phase in phases)
-        self.recording = Recording(self.loop, self)  # type: ignore[arg-type]  # asks for what both kinds of fit have
-        self.store = FastaiStore(self, self.recording)
         with self.batches.preemption, self.replaced():
             try:
                 if first:
-                    self._begin()
+                    self._begin(len(phases))
                 for phase in phases:
                     self._phase(phase)
                 self.store.wait()
+            except BaseException:
+                self.store.settle()
+                raise
             finally:
                 self.recording.close()
         self.history.steps, self.history.seconds = self.at.step, self.history.seconds + time.monotonic() - started
@@ -104,7 +107,7 @@ class Fit:
         self.recording.end(self.history)
         return self.history
 
-    def _begin(self) -> None:
+    def _begin(self, phases: int) -> None:
         """Streams of random numbers, then the state of a checkpoint if there is one."""
         seed = self.loop.seed + 1_000_003 * self.world.rank  # dropout is not the same on all ranks
         torch.manual_seed(seed)
@@ -112,7 +115,7 @@ class Fit:
         random.seed(seed)
         self.saved = self.store.found()
         if self.saved is not None:
-            self.store.take_up(self.saved)
+            self.store.take_up(self.saved, phases)
             self.recording.say(f"resumed at step {self.at.step}, in epoch {self.at.epoch}, from {self.saved.path}")
         else:
             agree(self.learner.model, self.world.collective)
@@ -133,8 +136,10 @@ class Fit:
             begun = self.saved.state["position"]
             self._left = self.saved if begun["phase"] == number and begun["phase_epoch"] + begun["seen"] else None
             self.saved = None
-        if self._left is None and phase.freeze is not None:
-            learner.freeze_to(phase.freeze)
+        if self._left is None:
+            self.store.begin()
+            if phase.freeze is not None:
+                learner.freeze_to(phase.freeze)
         if self.world.size > 1:
             self.batches.reducer = Reducer(list(learner.model.parameters()), self.world.collective)
         self._training = True
@@ -226,6 +231,7 @@ class Fit:
         before = 0 if learner.recorder.losses is None else len(learner.recorder.losses)
         before -= at.seen // self.order.batch
         self.timer.start()
+        self.recording.begin(at.seen)
         for number, share in enumerate(self.train.shares(at.epoch, at.seen), at.seen // self.order.batch):
             self.timer.lap("data")
             self.batches.one(number, share)
@@ -239,6 +245,7 @@ class Fit:
                 self.store.leave()
             if every and at.step % every == 0 and at.seen < self.order.count:
                 self.store.save()
+        self.recording.rested()
         if at.trained is None:
             self._close(max(0, before))
         self._own = self.store.own_state() if self.store.folder is not None else None

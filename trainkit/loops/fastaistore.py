@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from trainkit.boot.settings import settings
-from trainkit.errors import UserErrorException
+from trainkit.errors import TrainkitError, UserErrorException
 from trainkit.loops import capture
 from trainkit.loops.checkpoints import Checkpoints, Saved, load
 from trainkit.loops.collectives.base import barrier, gather
 from trainkit.loops.digest import digest
-from trainkit.loops.engine import Position
 from trainkit.loops.fastaistate import join_losses, optimizer_state, progress_of, set_optimizer, set_progress
+from trainkit.loops.position import Position
 from trainkit.loops.preemption import Preempted
 from trainkit.loops.recording import Recording, part
 
@@ -41,8 +42,12 @@ class FastaiStore:
     def __init__(self, fit: Fit, recording: Recording) -> None:
         saving = fit.loop.saving
         self.fit, self.recording = fit, recording
-        folder = None if saving is None else saving.folder or recording.folder
+        own = recording.folder
+        if own is not None and recording.fit > 1:  # of a script's second loop
+            own = own / f"fit-{recording.fit}"
+        folder = None if saving is None else saving.folder or own
         self.folder = None if folder is None else Path(folder)
+        self._marks: dict[str, int] = {}  # where the record stood when all phases so far were complete
         self.checkpoints: Checkpoints | None = None
         if self.folder is not None and saving is not None and fit.world.rank == 0:
             self.checkpoints = Checkpoints(self.folder, saving.keep)
@@ -100,12 +105,11 @@ class FastaiStore:
         path = ""
         if self.fit.world.rank == 0:
             own = None if self.checkpoints is None else self.checkpoints.newest()
-            asked = self.fit.loop.resume or settings().resume_from
-            path = str(own.path) if own is not None else str(load(Path(asked)).path) if asked else ""
+            path = str(own.path) if own is not None else self._asked_for()
         told = gather(self.fit.world.collective, path.encode())[0].decode()
         if not told:
             if self.recording.run is not None and self.recording.attempt > 1:
-                self.recording.run.rewind({f"rank-{self.fit.world.rank}": 0})
+                self.recording.run.rewind({f"rank-{self.fit.world.rank}": 0}, void="earlier")
             return None
         saved = load(Path(told))
         then, now = saved.state.get("fit", {}), self.fit.facts()
@@ -117,8 +121,20 @@ class FastaiStore:
             )
         return saved
 
-    def take_up(self, saved: Saved) -> None:
-        """Position, history and the run's record as they were; once, before any phase."""
+    def _asked_for(self) -> str:
+        """The checkpoint that the script or the job names."""
+        if self.fit.loop.resume:
+            return str(load(Path(self.fit.loop.resume)).path)
+        asked, number = settings().resume_from, self.recording.fit
+        if not asked:
+            return ""
+        place = Path(asked)
+        if number > 1:  # the same loop of that run
+            place = next((p for p in place.glob(f"**/fit-{number}") if p.is_dir()), Path())
+        return str(load(place).path) if place.name else ""
+
+    def take_up(self, saved: Saved, phases: int) -> None:
+        """Position, history and the run's record as they were; once, before any of the `phases`."""
         fit, run = self.fit, self.recording.run
         for name, value in saved.state["position"].items():
             setattr(fit.at, name, value)
@@ -126,15 +142,28 @@ class FastaiStore:
         self.restore(saved)
         if run is None:
             return
-        if self.recording.folder is not None and saved.path.parent == self.recording.folder:
+        if self.recording.folder is not None and self.recording.folder in saved.path.parents:
             marks = {name: mark for rank in saved.ranks for name, mark in rank["marks"].items()}
-            own = f"rank-{fit.world.rank}"
-            run.rewind(marks if fit.world.rank == 0 else {own: marks.get(own, 0)})
+            own, complete = f"rank-{fit.world.rank}", fit.at.phase >= phases
+            here = marks if fit.world.rank == 0 and not complete else {own: marks.get(own, 0)}
+            run.rewind(here, void="own" if complete else "both")
+            self._marks = here if complete else {}
             return
         if fit.world.rank == 0:
             run.tag("resumed_from", str(saved.path))
         for row in fit.history.rows:
             self.recording.log({name: value for name, value in row.items() if name not in ("epoch", "phase")})
+
+    def begin(self) -> None:
+        """A phase begins that no checkpoint knows: what earlier attempts have measured of it is void."""
+        if self._marks and self.recording.run is not None:
+            self.recording.run.rewind(self._marks, void="earlier")
+            self._marks = {}
+
+    def settle(self) -> None:
+        """An error ends the fit: what is being written is written out, and says nothing of its own."""
+        with suppress(TrainkitError):
+            self.wait()
 
     def restore(self, saved: Saved) -> None:
         """Weights, optimizer, and this rank's own state."""

@@ -146,6 +146,7 @@ class Recording:
         """Close what is open."""
         if self._account is not None:
             self._account.close()
+            self._account = None
         if self._bar:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
