@@ -17,8 +17,7 @@ import torch
 from trainkit import Run
 from trainkit.export import to_onnx_file
 from trainkit.export.preprocessing import Preprocessing
-from trainkit.loops import FastaiLoop, freeze_statistics
-from trainkit.loops.fastailoop import FineTune
+from trainkit.loops import FastaiLoop, FineTune, freeze_statistics
 from trainkit.loops.images import Tree
 from trainkit_recipes.birds.data import cache_folder
 from trainkit_recipes.birds.models import WEIGHTS, build_model, groups, precision, preprocessing, save_model

@@ -1,4 +1,4 @@
-"""A Learner's loop as a job that is killed and asked to end: it goes on by itself, and its record is that of one fit."""
+"""A Learner's loop as a job that is killed and asked to end: it goes on by itself, with the record of one fit."""
 
 from __future__ import annotations
 

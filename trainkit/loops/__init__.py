@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # type checkers and editors see what is loaded on first use
     from trainkit.loops.callbacks import EarlyStopping as EarlyStopping
     from trainkit.loops.callbacks import KeepBest as KeepBest
     from trainkit.loops.fastailoop import FastaiLoop as FastaiLoop
+    from trainkit.loops.fastailoop import FineTune as FineTune
+    from trainkit.loops.fastailoop import FitOneCycle as FitOneCycle
     from trainkit.loops.freezing import freeze as freeze
     from trainkit.loops.freezing import freeze_statistics as freeze_statistics
     from trainkit.loops.history import History as History
@@ -39,6 +41,8 @@ _HOME = {
     "TorchLoop": "torchloop",
     "Saving": "torchloop",
     "FastaiLoop": "fastailoop",
+    "FineTune": "fastailoop",
+    "FitOneCycle": "fastailoop",
     "History": "history",
     "Callback": "callbacks",
     "EarlyStopping": "callbacks",
