@@ -15,6 +15,8 @@ from typing import Any
 import trainkit
 import trainkit.errors
 import trainkit.export
+import trainkit.loops
+import trainkit.loops.images
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "python.md"
 COMMAND = "python tests/docs/python_reference.py"
@@ -38,6 +40,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
     "PyTorchConfiguration": ("pytorch", {}),
     "Estimator": ("estimator", {}),
     "PyTorch": ("estimator", {}),
+    "Fastai": ("estimator", {}),
     "Environment": ("environment", {}),
     "CondaDependencies": ("dependencies", {}),
     "ComputeTarget": ("target", {}),
@@ -67,10 +70,18 @@ ATTRIBUTES = {  # set in constructors, so that no docstring of their own tells t
 }  # fmt: skip
 _EXPORT = ("to_onnx", "to_onnx_file", "Report", "Preprocessing", "Classifier", "Prediction", "load_checkpoint",
            "Checkpoint", "build")  # fmt: skip
+# Of the loops, what they are used by; their other methods are for the rest of trainkit.loops.
+_LOOPS = {
+    "TorchLoop": ("fit", "evaluate", "predict", "world"),
+    "FastaiLoop": ("fine_tune", "fit_one_cycle", "fit", "validate", "predictions", "world"),
+}
+_WITH_MEMBERS = ("Callback", "History", "Metric", "Source", "Tree")
 OTHERS = {
     "trainkit.runconfig": ("DockerConfiguration", "SpreadConfiguration"),
     "trainkit.estimators": ("Gloo", "Mpi", "Nccl"),
     "trainkit.environment": ("ContainerRegistry",),
+    "trainkit.loops.fastailoop": ("FineTune", "FitOneCycle", "FitPlan"),
+    "trainkit.loops.schedules": ("OneCycleMomentum",),
     "trainkit.submit": ("plan",),
     "trainkit.events": ("metrics", "points"),
     "trainkit.outcome": ("describe", "status_of"),
@@ -193,6 +204,39 @@ def _export() -> list[str]:
     return [*lines, ""]
 
 
+def _call(thing: Any, name: str) -> str:
+    """A class or a function with what it takes; what takes nothing is its name."""
+    if getattr(thing, "_is_protocol", False) or getattr(thing, "__init__", None) is object.__init__:
+        return name
+    function = thing.__init__ if isinstance(thing, type) else thing  # type: ignore[misc]
+    return signature(function, name, isinstance(thing, type))
+
+
+def _loops() -> list[str]:
+    lines = ["## trainkit.loops", "", *_paragraphs(trainkit.loops)]
+    for name, members in _LOOPS.items():
+        cls = getattr(trainkit.loops, name)
+        lines += [f"### {name}", "", *_paragraphs(cls), *_constructor(cls), "", "| | |", "|---|---|"]
+        found = (_row(cls, "loop", member, vars(cls)[member]) for member in members)
+        lines += [*(row for row in found if row is not None), ""]
+    for module, title in ((trainkit.loops, "Beside them"), (trainkit.loops.images, "trainkit.loops.images")):
+        lines += [
+            f"### {title}",
+            "",
+            *(_paragraphs(module) if module is not trainkit.loops else ()),
+            "| | |",
+            "|---|---|",
+        ]
+        for name in sorted(set(module.__all__) - set(_LOOPS)):
+            thing = getattr(module, name)
+            if thing is not trainkit.loops.images.Pair:  # (file, class)
+                lines.append(f"| `{_call(thing, name)}` | {words(thing)} |")
+                if name in _WITH_MEMBERS:
+                    lines += rows(thing, name.lower(), thing)
+        lines.append("")
+    return lines
+
+
 def _errors() -> list[str]:
     """The tree of errors, each with what it stands on."""
     about = "Every error raised on purpose is a `TrainkitError`; its `message` is the whole sentence."
@@ -205,7 +249,7 @@ def _errors() -> list[str]:
 
 def page() -> str:
     """The whole page."""
-    lines = [_HEAD, *(line for name in NOUNS for line in noun(name)), *_export(), *_others(), *_errors()]
+    lines = [_HEAD, *(line for name in NOUNS for line in noun(name)), *_loops(), *_export(), *_others(), *_errors()]
     return "\n".join(lines) + "\n"
 
 

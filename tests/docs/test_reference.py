@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import trainkit
+import trainkit.loops.images
 from trainkit import events, outcome
 from trainkit.boot.identity import job_environment, node_environment, rank_environment
 from trainkit.boot.ranks import Rank
@@ -39,6 +40,10 @@ def test_every_public_name_is_in_the_python_reference() -> None:
     text = _text("python.md")
     missing = [name for name in trainkit.__all__ if name != "__version__" and not re.search(rf"\b{name}\b", text)]
     missing += [name for name in trainkit.export.__all__ if f"`{name}(" not in text]
+    loops = {*trainkit.loops.__all__, *trainkit.loops.images.__all__} - {"Pair"}
+    missing += [
+        name for name in loops if f"`{name}(" not in text and f"| `{name}` |" not in text and f"\n{name}(" not in text
+    ]
     assert not missing
 
 

@@ -128,7 +128,7 @@ class Estimator:
         return config
 
     def fit(self) -> Any:
-        """Fit the loop here: in this process, or or as the rank of mpirun or torchrun that it is; what it returns.
+        """Fit the loop here: in this process, or as the rank of mpirun or torchrun that it is; what it returns.
 
         The packages asked for are not installed: what is here is used. Raises TrainingException where there is no loop,
         or where another number of ranks was asked for than there are; UserErrorException where the loop's name or
