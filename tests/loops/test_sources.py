@@ -127,12 +127,13 @@ def test_a_dataloader_gives_its_dataset_collate_and_workers() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (Stream(), "A Stream cannot be read in any order"),
+        (Stream(), "Data of type Stream cannot be read in any order"),
         (DataLoader(Stream()), "The DataLoader has an IterableDataset"),
-        ((number for number in range(3)), "A generator cannot be read in any order"),
-        ({"x": x}, "A dict cannot be read"),
-        ("data/train", "A str cannot be read"),
-        (None, "A NoneType cannot be read"),
+        ((number for number in range(3)), "Data of type generator cannot be read in any order"),
+        ({"x": x}, "Data of type dict cannot be read"),
+        ("data/train", "Data of type str cannot be read"),
+        (None, "Data of type NoneType cannot be read"),
+        (x, "a tensor by itself"),
         ((x, y, y), "3 tensors are not inputs and targets"),
         (TensorDataset(x, y, y), "A TensorDataset of 3 tensors"),
         (TensorDataset(x[:0], y[:0]), "empty"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
@@ -118,8 +119,8 @@ def as_source(data: Any, workers: int | None = None) -> Source:
         return _of_loader(data, workers)
     if isinstance(data, (IterableDataset, str, bytes, Mapping)) or not hasattr(data, "__len__"):
         raise UserErrorException(
-            f"A {type(data).__name__} cannot be read in any order, as exact sharding and resuming need: give a dataset "
-            "with __len__ and __getitem__, two tensors (inputs, targets), or a trainkit.loops.Source."
+            f"Data of type {type(data).__name__} cannot be read in any order, as exact sharding and resuming need: "
+            "give a dataset with __len__ and __getitem__, two tensors (inputs, targets), or a trainkit.loops.Source."
         )
     if isinstance(data, TensorDataset):
         if len(data.tensors) != 2:
@@ -128,6 +129,11 @@ def as_source(data: Any, workers: int | None = None) -> Source:
                 "Tensors((first, second), targets)."
             )
         return Tensors(*data.tensors)
+    if isinstance(data, (np.ndarray, Tensor)) or (isinstance(data, tuple) and any(map(_is_array, data))):
+        raise UserErrorException(
+            "Arrays, and a tensor by itself, are not inputs with their targets; give two tensors: "
+            "(torch.as_tensor(inputs), torch.as_tensor(targets))."
+        )
     if isinstance(data, (tuple, list)) and any(isinstance(part, Tensor) for part in data):
         if len(data) != 2:
             raise UserErrorException(f"{len(data)} tensors are not inputs and targets; give (inputs, targets).")
@@ -137,6 +143,10 @@ def as_source(data: Any, workers: int | None = None) -> Source:
     if isinstance(data, Source):
         return data
     return Samples(data, workers or 0)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
 
 
 def _of_loader(loader: DataLoader[Any], workers: int | None) -> Source:
