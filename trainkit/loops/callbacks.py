@@ -67,8 +67,12 @@ class _Watching(Callback):
             raise UserErrorException(
                 f"{type(self).__name__} watches {self.metric!r}, but an epoch measures: {', '.join(metrics)}."
             )
-        value = float(metrics[self.metric])
-        better = self.best is None or (value < self.best - by if self.mode == "min" else value > self.best + by)
+        value = metrics[self.metric]
+        if not isinstance(value, float):
+            raise UserErrorException(f"{type(self).__name__} watches {self.metric!r}, which is no number but a table.")
+        better = value == value and (
+            self.best is None or (value < self.best - by if self.mode == "min" else value > self.best + by)
+        )
         if better:
             self.best, self.best_epoch = value, training.epoch
         return better
@@ -85,8 +89,10 @@ class EarlyStopping(_Watching):
 
     def __init__(self, metric: str = "val_loss", mode: str = "min", patience: int = 3, min_delta: float = 0.0) -> None:
         super().__init__(metric, mode)
-        if patience < 1 or min_delta < 0:
-            raise UserErrorException(f"patience is at least 1 and min_delta at least 0, not {patience}, {min_delta}.")
+        if type(patience) is not int or patience < 1:
+            raise UserErrorException(f"patience is a whole number of epochs from 1, not {patience!r}.")
+        if not isinstance(min_delta, (int, float)) or not min_delta >= 0:
+            raise UserErrorException(f"min_delta is a number from 0, not {min_delta!r}.")
         self.patience, self.min_delta = patience, min_delta
 
     def on_epoch_end(self, training: Training, metrics: Mapping[str, Any]) -> None:

@@ -11,27 +11,27 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from trainkit.errors import TrainkitError, UserErrorException
+from trainkit.errors import TrainkitError
 from trainkit.loops import precision
 from trainkit.loops.callbacks import Callback
 from trainkit.loops.digest import from_limbs, limbs
 from trainkit.loops.evaluation import added, valued
-from trainkit.loops.feed import Batch, moved
+from trainkit.loops.feed import Batch
 from trainkit.loops.history import History
-from trainkit.loops.nested import mapped, tensors
+from trainkit.loops.nested import tensors
 from trainkit.loops.position import Position
 from trainkit.loops.preemption import Preemption
 from trainkit.loops.recording import Recording
 from trainkit.loops.reducer import Reducer, agree
-from trainkit.loops.refusals import refuse_unshareable
+from trainkit.loops.refusals import explain, refuse_loss, refuse_unshareable
 from trainkit.loops.schedules import set_momentum, set_rates
 from trainkit.loops.store import Store
 from trainkit.loops.tally import Tally
 from trainkit.loops.timer import StepTimer, advice
+from trainkit.loops.together import any_of
 
 if TYPE_CHECKING:
     from trainkit.loops.torchloop import TorchLoop
@@ -56,7 +56,7 @@ class Training:
         self.cast = precision.autocast(loop.precision, self.world.device)
         refuse_unshareable(loop, self.order, self.world)
         self.feed = loop.feed(loop.train, self.order)
-        self.nothing = self._no_samples() if loop.sync_batch_norm and self.world.size > 1 else None
+        self.nothing = self.feed.nothing() if loop.sync_batch_norm and self.world.size > 1 else None
         self.reducer = Reducer(self.parameters, self.world.collective) if self.world.size > 1 else None
         self.recording = Recording(loop, self)
         self.store = Store(loop, self.recording)
@@ -64,12 +64,6 @@ class Training:
         self._stepping = [c for c in loop.callbacks if type(c).on_step is not Callback.on_step]
         self.traced_loss = torch.zeros((), dtype=torch.float64)  # this rank's part of the last step's, for a trace
         self._weights: dict[float, Tensor] = {}
-
-    def _no_samples(self) -> Any:
-        """Inputs as the model gets them, with no sample in them."""
-        source = self.loop.train
-        inputs, _ = next(iter(source.batches([np.zeros(1, dtype=np.int64)], 0, self.loop.seed)))
-        return mapped(moved(inputs, self.world.device, self.loop.channels_last), lambda tensor: tensor[:0])
 
     @property
     def epoch(self) -> int:
@@ -84,10 +78,10 @@ class Training:
     @property
     def complete(self) -> bool:
         """Whether nothing is left to train."""
-        return self.at.epoch >= self.epochs or self.at.stopped
+        return self.at.epoch >= self.epochs or (self.at.stopped and self.at.seen == 0)
 
     def stop(self) -> None:
-        """End the fit after this epoch. All ranks must come to the same decision: from metrics, they do."""
+        """End the fit after this epoch, in all ranks as soon as one has asked for it."""
         self.at.stopped = True
 
     def run(self) -> History:
@@ -100,11 +94,13 @@ class Training:
                     self._epoch()
                 for callback in self.loop.callbacks:
                     callback.on_end(self)
-                self.store.wait()
-            except BaseException:
+                self.store.finish(self)
+            except BaseException as error:
                 self.store.settle()
+                explain(error)
                 raise
             finally:
+                self._leave_clean()
                 if self.reducer is not None:
                     self.reducer.close()
                 self.recording.close()
@@ -115,14 +111,23 @@ class Training:
         self.recording.end(self.history)
         return self.history
 
+    def _leave_clean(self) -> None:
+        """No gradient is left, and the rates are the user's own again: neither may enter another fit."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        if self.loop.schedule is not None:
+            set_rates(self.optimizer, self.rates, 1.0)
+
     def _begin(self) -> None:
         """The state to go on from: the newest checkpoint's, else rank 0's for all."""
-        if self.world.rank > 0:
-            torch.manual_seed(torch.initial_seed() + self.world.rank)  # dropout is not the same on all ranks
+        self._leave_clean()
+        if self.world.rank > 0:  # dropout is not the same on all ranks
+            torch.manual_seed((torch.initial_seed() + self.world.rank) % (1 << 63))
         if not self.store.resume(self) and self.world.size > 1:
             agree(self.model, self.world.collective)
         for callback in self.loop.callbacks:
             callback.on_start(self)
+        self.at.stopped = any_of(self.world.collective, self.at.stopped)
 
     def _epoch(self) -> None:
         """The rest of an epoch: training, evaluation, what follows from them, a checkpoint."""
@@ -142,6 +147,7 @@ class Training:
         self.history.rows.append({"epoch": self.at.epoch, **metrics})
         for callback in self.loop.callbacks:
             callback.on_epoch_end(self, metrics)
+        self.at.stopped = any_of(self.world.collective, self.at.stopped)
         self.recording.epoch(metrics)
         self.at.epoch += 1
         self.at.seen = self.at.start = 0
@@ -206,11 +212,8 @@ class Training:
                     outputs = forward(batch.inputs)
                     loss = loop.loss(outputs, batch.targets)
             timer.lap("forward")
-            if loss.ndim:
-                raise UserErrorException(
-                    f"The loss must be one number, the mean over the batch, but has the shape {tuple(loss.shape)}: use "
-                    "reduction='mean'."
-                )
+            if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+                refuse_loss(loss, self.model)
             share = len(batch.ids) / batch.total
             scaled = loss if self.scaler is None else self.scaler.scale(loss)
             if share == 1.0:

@@ -36,7 +36,7 @@ class Evaluator:
             for batch in micros:
                 if batch.inputs is None:
                     continue
-                with torch.inference_mode():  # not around the feed: what a source keeps is used in training too
+                with torch.no_grad():  # not inference_mode: what a model or a metric keeps is used in training too
                     outputs = self._outputs(batch.inputs)
                     for i, metric in enumerate(metrics):
                         found, before = metric.sums(outputs, batch.targets), sums[i]
@@ -64,7 +64,7 @@ class Evaluator:
             for batch in micros:
                 if batch.inputs is None:
                     continue
-                with torch.inference_mode():
+                with torch.no_grad():
                     found = self._outputs(batch.inputs)
                 if not isinstance(found, Tensor) or len(found) != len(batch.ids):
                     raise UserErrorException("predict needs a model that returns one tensor with a row a sample.")

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,6 +69,17 @@ class Feed:
                     step = []
         finally:
             batches.close()
+
+    def nothing(self) -> Any:
+        """Inputs as the model gets them, with no sample in them."""
+        batches = self.source.batches([np.zeros(1, dtype=np.int64)], 0, self.order.seed)
+        try:
+            first = next(iter(batches))
+        finally:
+            if hasattr(batches, "close"):
+                batches.close()
+        assert first is not None
+        return mapped(moved(first[0], self.device, self.channels_last), lambda tensor: tensor[:0])
 
     def _batches(self, number: int, position: int) -> Generator[Batch, None, None]:
         """The micro-batches one by one, on the device; the copies to a GPU may still be under way."""

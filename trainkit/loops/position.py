@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import torch
 
 
 @dataclass
@@ -20,5 +23,20 @@ class Position:
     samples: str = ""  # a hash of all epochs' samples before this one
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+        """As JSON values."""
+        return {**asdict(self), "trained": None if self.trained is None else to_json(self.trained)}
+
+
+def to_json(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """An epoch's metrics with lists in the place of tensors."""
+    return {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in metrics.items()}
+
+
+def from_json(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse."""
+    return {name: _tensor(value) if isinstance(value, list) else value for name, value in metrics.items()}
+
+
+def _tensor(values: list[Any]) -> torch.Tensor:
+    found = torch.tensor(values)
+    return torch.tensor(values, dtype=torch.float64) if found.is_floating_point() else found

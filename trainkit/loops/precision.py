@@ -13,7 +13,7 @@ PRECISIONS = ("float32", "bf16", "fp16")
 
 
 def fast_bf16(device: torch.device | None = None) -> bool:
-    """Whether a device multiplies matrices of bfloat16 by itself: GPUs since Ampere, x86 processors with AMX or AVX512."""
+    """Whether a device multiplies bfloat16 matrices by itself: GPUs since Ampere, x86 processors with AMX or AVX512."""
     if device is not None and device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

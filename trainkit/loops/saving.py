@@ -25,3 +25,5 @@ class Saving:
         counts = (self.every_epochs, 1 if self.every_steps is None else self.every_steps, self.keep)
         if not all(type(each) is int and each >= 1 for each in counts):
             raise UserErrorException(f"Saving: every_epochs, every_steps and keep are numbers from 1, not {self}.")
+        if self.folder is not None and not (isinstance(self.folder, (str, Path)) and str(self.folder)):
+            raise UserErrorException(f"Saving: folder is a path, or None for the run's own, not {self.folder!r}.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainkit.errors import UserErrorException
 
@@ -103,13 +103,21 @@ class WarmupCosine:
 
 
 def set_rates(optimizer: Optimizer, rates: Sequence[float], factor: float) -> None:
-    """Give each parameter group `factor` times its own rate."""
+    """Give each parameter group `factor` times its own rate. Raises UserErrorException where it is no number."""
+    factor = _number("schedule", factor)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * factor
 
 
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, str) or not hasattr(value, "__float__") or not math.isfinite(value):
+        raise UserErrorException(f"{name}(step, steps) has given {value!r}, but must give a finite number.")
+    return float(value)
+
+
 def set_momentum(optimizer: Optimizer, value: float) -> None:
     """Give each group this momentum, or first beta; raises UserErrorException where the optimizer has neither."""
+    value = _number("momentum", value)
     for group in optimizer.param_groups:
         if "momentum" in group:
             group["momentum"] = value

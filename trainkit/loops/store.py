@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from trainkit.boot.rundir import make_private
 from trainkit.boot.settings import settings
-from trainkit.errors import TrainkitError, UserErrorException
+from trainkit.errors import CheckpointError, TrainkitError, UserErrorException
 from trainkit.loops import capture
 from trainkit.loops.checkpoints import Checkpoints, Saved, load
-from trainkit.loops.collectives.base import barrier, gather
+from trainkit.loops.position import from_json, to_json
 from trainkit.loops.preemption import Preempted
 from trainkit.loops.recording import Recording, part
 from trainkit.loops.saving import Saving
+from trainkit.loops.together import each, refuse_differences, together
 
 if TYPE_CHECKING:
+    from trainkit.loops.callbacks import Callback
     from trainkit.loops.engine import Training
     from trainkit.loops.torchloop import TorchLoop
 
@@ -43,25 +47,33 @@ class Store:
         if self.folder is None:
             return
         digest = training.tally.taken(training.at.epoch)
-        own = {
-            "streams": capture.streams(),
-            "tally": training.tally.state(),
-            "digest": f"{digest:032x}",
-            "marks": {} if self.recording.run is None else self.recording.run.mark(),
-        }
-        ranks = [json.loads(data) for data in gather(training.world.collective, json.dumps(own).encode())]
+        collective = training.world.collective
+        ranks = each(
+            collective,
+            lambda: {
+                "streams": capture.streams(),
+                "tally": training.tally.state(),
+                "digest": f"{digest:032x}",
+                "marks": {} if self.recording.run is None else self.recording.run.mark(),
+            },
+        )
         self._close_part(training, sum(int(rank["digest"], 16) for rank in ranks) % _MODULUS)
+        together(collective, lambda: self._write(training, ranks))
+
+    def _write(self, training: Training, ranks: Sequence[Mapping[str, Any]]) -> None:
+        """Rank 0's part of saving."""
         if self.checkpoints is None:
             return
         tensors, state = capture.capture(training.model, training.optimizer, training.scaler)
         for i, callback in enumerate(training.loop.callbacks):
             if found := callback.tensors():
+                _refuse_others(callback, found)
                 tensors[f"callback{i}"] = found
         whole = {
             **state,
             "fit": _facts(training),
             "position": training.at.to_json(),
-            "history": _plain(training.history.rows),
+            "history": [to_json(row) for row in training.history.rows],
             "callbacks": [callback.state() for callback in training.loop.callbacks],
         }
         self.checkpoints.save(training.step, tensors, whole, ranks, training.at.samples)
@@ -78,6 +90,10 @@ class Store:
         if self.checkpoints is not None:
             self.checkpoints.wait()
 
+    def finish(self, training: Training) -> None:
+        """The same, in all ranks: none goes on before the disk has it all, or where it could not take it."""
+        together(training.world.collective, self.wait)
+
     def settle(self) -> None:
         """An error ends the fit: what is being written is written out, and says nothing of its own."""
         with suppress(TrainkitError):
@@ -86,8 +102,7 @@ class Store:
     def leave(self, training: Training) -> NoReturn:
         """Save, and end this process so that it is run again; every rank comes here at the same step."""
         self.save(training)
-        self.wait()
-        barrier(training.world.collective)  # nobody's end may take rank 0 down before the disk has it all
+        self.finish(training)  # nobody's end may take rank 0 down before
         where = "" if self.folder is None else f"; the checkpoint is in {self.folder}"
         raise Preempted(f"Asked to end at step {training.step} of {training.steps}{where}.")
 
@@ -95,20 +110,20 @@ class Store:
         """Take the fit up where a checkpoint stands; False where there is none to go on from."""
         if self.recording.trace is not None:
             return False
-        found = self._found(training) if training.world.rank == 0 else ""
-        told = gather(training.world.collective, found.encode())[0].decode()
+        collective = training.world.collective
+        refuse_differences(collective, {**_facts(training), "samples of val": len(training.loop.val or ())})
+        told = each(collective, lambda: self._found(training) if training.world.rank == 0 else "")[0]
         if not told:
             self._begin_again(training)
             return False
-        saved = load(Path(told))
-        _refuse_another_fit(saved, training)
-        capture.restore(saved.tensors, saved.state, training.model, training.optimizer, training.scaler)
-        self._take_up(saved, training)
+        saved = together(collective, lambda: self._take_up(load(Path(told)), training))
         self.recording.say(f"resumed at step {training.step} of {training.steps}, from {saved.path}")
         return True
 
     def _found(self, training: Training) -> str:
         """The checkpoint to go on from, as rank 0 sees it: the fit's own newest first, then what was asked for."""
+        if self.folder is not None:
+            _refuse_unwritable(self.folder)
         own = None if self.checkpoints is None else self.checkpoints.newest()
         if own is not None:
             return str(own.path)
@@ -128,12 +143,14 @@ class Store:
             own = f"rank-{training.world.rank}"
             self.recording.run.rewind({own: _ends.get(own, 0)}, void="earlier")
 
-    def _take_up(self, saved: Saved, training: Training) -> None:
-        """Position, history, callbacks, and this rank's own streams and sums."""
+    def _take_up(self, saved: Saved, training: Training) -> Saved:
+        """Model, optimizer, position, history, callbacks, and this rank's own streams and sums."""
+        _refuse_another_fit(saved, training)
+        capture.restore(saved.tensors, saved.state, training.model, training.optimizer, training.scaler)
         state, world = saved.state, training.world
         for name, value in state["position"].items():
-            setattr(training.at, name, value)
-        training.history.rows = state["history"]
+            setattr(training.at, name, from_json(value) if name == "trained" and value else value)
+        training.history.rows = [from_json(row) for row in state["history"]]
         for i, callback in enumerate(training.loop.callbacks):
             callback.restore(state["callbacks"][i], saved.tensors.get(f"callback{i}", {}))
         if saved.world_size == world.size:
@@ -143,8 +160,9 @@ class Store:
             capture.set_streams(saved.ranks[0]["streams"])
             training.tally.restore(*(rank["tally"] for rank in saved.ranks))
         else:
-            torch.manual_seed(training.loop.seed + training.step * world.size + world.rank)
+            torch.manual_seed((training.loop.seed + training.step * world.size + world.rank) % (1 << 63))
         self._set_record(saved, training)
+        return saved
 
     def _set_record(self, saved: Saved, training: Training) -> None:
         """The run's metrics are those up to the checkpoint: later ones are void, in another run they are told again."""
@@ -180,6 +198,26 @@ def _folder(loop: TorchLoop, saving: Saving, recording: Recording) -> Path | Non
     return _numbered(recording.folder, recording.fit)
 
 
+def _refuse_others(callback: Callback, found: object) -> None:
+    """Raises UserErrorException where what a callback wants to have saved are no tensors with names."""
+    if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise UserErrorException(
+            f"{type(callback).__name__}.tensors() gives what a checkpoint keeps, a dict of tensors, not {found!r:.100}."
+        )
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Raises CheckpointError where no checkpoint could be put into a folder, before hours are spent on the first."""
+    try:
+        make_private(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"The folder for checkpoints, {folder}, cannot be made ({error.strerror}); name another one."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CheckpointError(f"Checkpoints cannot be written to {folder}: it is read-only; name another folder.")
+
+
 def _numbered(folder: Path, number: int) -> Path:
     return folder if number == 1 else folder / f"{_LATER}{number}"
 
@@ -194,7 +232,11 @@ def _facts(training: Training) -> dict[str, Any]:
         "steps": training.steps,
         "accumulate": loop.accumulate,
         "precision": loop.precision,
+        "clip": loop.clip,
+        "schedule": _named(loop.schedule),
+        "momentum": _named(loop.momentum),
         "optimizer": type(loop.optimizer).__name__,
+        "rates": [float(rate) for rate in training.rates],
         "callbacks": [type(callback).__name__ for callback in loop.callbacks],
     }
 
@@ -211,9 +253,8 @@ def _refuse_another_fit(saved: Saved, training: Training) -> None:
         )
 
 
-def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The history as JSON values."""
-    return [
-        {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in row.items()}
-        for row in rows
-    ]
+def _named(function: Any) -> str | None:
+    """A schedule, as far as two can be told apart: by its numbers where it shows them, else by its name."""
+    if function is None or is_dataclass(function):
+        return None if function is None else repr(function)
+    return str(getattr(function, "__qualname__", type(function).__qualname__))

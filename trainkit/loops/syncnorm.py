@@ -120,9 +120,7 @@ class SyncBatchNorm(_BatchNorm):
         return output
 
     def _over_all(self, input: Tensor) -> Tensor:
-        output, mean, variance, count = _Normalised.apply(
-            input, self.weight, self.bias, self.eps, self.line
-        )
+        output, mean, variance, count = _Normalised.apply(input, self.weight, self.bias, self.eps, self.line)
         if not count.is_cuda and count < 2:
             raise ValueError(f"Expected more than 1 value per channel over all ranks, got {int(count)}")
         if self.running_mean is not None and self.running_var is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from trainkit.errors import UserErrorException
 from trainkit.loops import world as worlds
+from trainkit.loops.agreement import agree
 from trainkit.loops.callbacks import Callback
 from trainkit.loops.evaluation import Evaluator
 from trainkit.loops.feed import Feed
@@ -107,16 +109,30 @@ class TorchLoop:
     def evaluate(self, data: Any = None) -> dict[str, Any]:
         """The loss and all metrics over `data` (by default `val`), exact whatever the number of ranks."""
         source = self._data(data)
-        found = self.evaluator().metrics(self.feed(source), self.measured(), lambda: False)
+        with self._whole_model():
+            found = self.evaluator().metrics(self.feed(source), self.measured(), lambda: False)
         assert found is not None
         return found
 
     def predict(self, data: Any) -> Tensor:
         """The model's outputs for all of `data` in its order, on every rank: a tensor [samples, ...] on the CPU."""
         if isinstance(data, Tensor):
-            data = Tensors(data, torch.zeros(len(data)))
+            data = Tensors(data, torch.zeros(len(data) if data.ndim else 0))
         source = self._data(data)
-        return self.evaluator().outputs(self.feed(source), len(source))
+        with self._whole_model():
+            return self.evaluator().outputs(self.feed(source), len(source))
+
+    @contextmanager
+    def _whole_model(self) -> Iterator[None]:
+        """Rank 0's model on all ranks, to be evaluated; what was training goes on training, also between two steps."""
+        self.forward()
+        agree(self.model, self.world.collective)
+        modes = [(module, module.training) for module in self.model.modules()]
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def _data(self, data: Any) -> Source:
         if data is None and self.val is None:
