@@ -37,9 +37,10 @@ def submit(workspace: Workspace, epochs: int) -> Run:
 
 
 def latest(run: Run) -> dict[str, Any]:
-    """The newest line of the table that a loop logs every second; empty before the first."""
+    """The newest values of the table that a loop logs every second; empty before the first."""
     table = run.get_metrics("progress").get("progress") or {}
-    return {name: column[-1] if isinstance(column, list) else column for name, column in table.items()}
+    columns = {name: column if isinstance(column, list) else [column] for name, column in table.items()}
+    return {name: next((v for v in reversed(column) if v is not None), 0.0) for name, column in columns.items()}
 
 
 def follow(run: Run, console: Console) -> None:
@@ -55,7 +56,7 @@ def follow(run: Run, console: Console) -> None:
             now = latest(run)
             if now:
                 words = f"epoch {now['epoch'] + 1}/{now['epochs']} {now['phase']:<5}"
-                speed, loss = now["samples_per_second"], now["loss"] or 0.0
+                speed, loss = now["samples_per_second"], now.get("loss", 0.0)
                 bar.update(task, description=words, completed=now["done"], loss=loss, speed=speed)
             time.sleep(0.3)
     run.wait_for_completion()
