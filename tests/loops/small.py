@@ -49,6 +49,7 @@ def loop(dropout: float = 0.0, dtype: torch.dtype = torch.float32, **values: Any
         "batch": 8,
         "schedule": WarmupCosine(),
         "quiet": True,
+        "device": "cpu",
     }
     return TorchLoop(model=model, **{**settings, **values})
 

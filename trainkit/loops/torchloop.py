@@ -42,7 +42,7 @@ class TorchLoop:
     the optimizer's momentum (first beta). `clip` is the largest norm of a step's gradient. `precision` is float32, bf16
     or fp16. `workers` are the processes that read samples for this rank (None: what the source thinks best).
     `training_metrics` are measured on training batches too. `seed` decides the order of the samples and what is done
-    to them; the model's own randomness follows torch's streams, as ever.
+    to them; the model's own randomness follows torch's streams, as ever. `backend` and `device` are those of `join`.
 
     `saving` says when checkpoints are written (None: never), `resume` what to go on from: a run's directory, a folder
     of checkpoints, or one. `record` puts metrics and checkpoints into the run. Raises UserErrorException for what
@@ -71,6 +71,7 @@ class TorchLoop:
     training_metrics: bool = False
     seed: int = 0
     backend: str = "auto"
+    device: str = "auto"
     callbacks: Sequence[Callback] = ()
     saving: Saving | None = field(default_factory=Saving)
     resume: str | Path | None = None
@@ -87,7 +88,7 @@ class TorchLoop:
     @property
     def world(self) -> worlds.World:
         """This process's place among the ranks; they meet when it is first asked for."""
-        return worlds.join(self.backend)
+        return worlds.join(self.backend, self.device)
 
     def fit(self, epochs: int | None = None, steps: int | None = None) -> History:
         """Train for so many passes over the data, or optimizer steps (the loop's own numbers where neither is given).
