@@ -22,6 +22,7 @@ from trainkit.loops.evaluation import added, valued
 from trainkit.loops.feed import Batch
 from trainkit.loops.history import History
 from trainkit.loops.nested import tensors
+from trainkit.loops.parting import refuse_lost
 from trainkit.loops.position import Position
 from trainkit.loops.preemption import Preemption
 from trainkit.loops.recording import Recording
@@ -97,6 +98,7 @@ class Training:
                 self.store.finish(self)
             except BaseException as error:
                 self.store.settle()
+                refuse_lost(error)
                 explain(error)
                 raise
             finally:

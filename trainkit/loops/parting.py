@@ -18,11 +18,26 @@ from types import TracebackType
 from typing import Any
 
 from trainkit import exits
+from trainkit.errors import TrainkitError
 
 _GRACE_SECONDS = 10.0  # for other ranks to come to the end too, where this one ends with an exit code
 _EXIT_SECONDS = 30.0  # for what the script has registered with atexit
+_VICTIM_SECONDS = 2.0  # in which a launcher sees the rank that failed first
 _leaving: list[Callable[[], None]] = []  # torch.distributed's end, the meeting file's
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of gloo
 _worlds: list[Any] = []  # mpi4py's module, where a world of MPI was joined
+
+
+class RankLost(TrainkitError):
+    """Another rank has ended while this one waited for it: that rank's own error is the cause."""
+
+
+def refuse_lost(error: BaseException) -> None:
+    """Raises RankLost where an error of torch's means that another rank has ended."""
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST):
+        raise RankLost(
+            "Another rank has ended while this one waited for its part of a sum; what that rank printed is the cause."
+        ) from error
 
 
 class _State:
@@ -53,6 +68,8 @@ def watch(in_job: bool, mpi: Any = None) -> None:
 
     def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         shown(kind, error, trace)
+        if isinstance(error, RankLost):
+            time.sleep(_VICTIM_SECONDS)
         if threading.current_thread() is threading.main_thread():
             _end_all(1)
 
