@@ -79,3 +79,34 @@ def test_a_checkpoint_that_is_not_whole_is_named(tmp_path: Path) -> None:
 def test_a_run_without_any_account_proves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserErrorException, match="left no account of its samples"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fit", "epoch", "samples", "batch", "seed", "shuffle", "parts"])
+@pytest.mark.parametrize("value", [None, -1, "x", [1], {"a": 1}, 1.5, float("inf"), 10**30])
+def test_an_account_of_nonsense_is_damaged_and_no_traceback(tmp_path: Path, name: str, value: Any) -> None:
+    if (name, value) == ("batch", 10**30):
+        pytest.skip("a batch of all samples is no nonsense")
+    wrong = row(part(0, 100, epoch=1), epoch=1) | {name: value}
+    assert problems(tmp_path, row(part(0, 100)), wrong, row(part(0, 100, epoch=2), epoch=2))
+
+
+@pytest.mark.parametrize("name", ["start", "stop", "world_size", "attempt", "digest"])
+@pytest.mark.parametrize("value", [None, -1, "x", [1], {}, 1.5])
+def test_a_part_of_nonsense_is_damaged_and_no_traceback(tmp_path: Path, name: str, value: Any) -> None:
+    assert problems(tmp_path, row(part(0, 100) | {name: value}))
+
+
+def test_epochs_whose_account_was_taken_out_are_missed(tmp_path: Path) -> None:
+    from tests.loops.small import loop
+    from trainkit.loops import Saving
+
+    rows = [row(part(0, 100, epoch=epoch), epoch=epoch) for epoch in range(3)]
+    assert problems(tmp_path / "first", *rows[1:]) == ("epoch 0: there is no account of it",)
+    folder = tmp_path / "last"
+    loop(record=False, saving=Saving(folder=RunDir(folder).checkpoints)).fit(epochs=3)
+    order = Order(50, 8, 0)
+    for epoch in range(2):
+        text = f"{digest(order.epoch(epoch), epoch):032x}"
+        seen = {"start": 0, "stop": 50, "world_size": 1, "attempt": 1, "digest": text}
+        rows[epoch] = {"fit": 1, "epoch": epoch, "samples": 50, "batch": 8, "seed": 0, "shuffle": True, "parts": [seen]}
+    assert problems(folder, *rows[:2]) == ("epoch 2: there is no account of it",)
