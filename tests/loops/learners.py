@@ -15,8 +15,18 @@ COUNT = 45  # 37 to train with: with batches of 8 the last has 5
 def learner(plain: bool = False, count: int = COUNT, batch: int = 8, **values: Any) -> Any:
     """Pictures of noise that are to be told apart; `plain`: no dropout, no normalisation, nothing drawn for a batch."""
     from fastai.vision.all import (
-        Brightness, Categorize, CrossEntropyLossFlat, Datasets, F1Score, Flip, L, Learner, TensorImage,
-        error_rate, params, set_seed,
+        Brightness,
+        Categorize,
+        CrossEntropyLossFlat,
+        Datasets,
+        F1Score,
+        Flip,
+        L,
+        Learner,
+        TensorImage,
+        error_rate,
+        params,
+        set_seed,
     )  # fmt: skip
 
     numbers = torch.Generator().manual_seed(5)

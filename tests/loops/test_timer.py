@@ -32,5 +32,5 @@ def test_where_computing_is_all_it_names_what_was_not_tried() -> None:
     busy = {**PARTS, "forward": 4.0, "backward": 6.0}
     assert "precision='bf16', channels_last=True" in advice(busy, 10, "float32", False, False)
     assert advice(busy, 10, "bf16", True, False).endswith("Computing takes nearly all of it.")
-    assert "larger batch=" in advice({**PARTS, "forward": 1e-3}, 10, "float32", False, False)
+    assert "larger batch=" in advice({**PARTS, "forward": 1e-3, "optimizer": 1e-3}, 10, "float32", False, False)
     assert advice(PARTS, 0, "float32", False, False) == ""

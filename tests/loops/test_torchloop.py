@@ -202,6 +202,19 @@ def test_what_cannot_be_is_refused_when_the_loop_is_made(values: dict[str, Any],
         loop(**values)
 
 
+def test_a_loader_of_other_batches_is_refused() -> None:
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*points()), batch_size=64)
+    with pytest.raises(UserErrorException, match="batch_size=64, the loop batch=8. Give the loop batch=64"):
+        loop(train=loader)
+    assert loop(train=loader, batch=64, record=False).fit(epochs=1).steps == 2
+
+
+def points() -> tuple[torch.Tensor, torch.Tensor]:
+    """100 points and their classes."""
+    data = Noisy(100)
+    return data.inputs, data.targets
+
+
 def test_a_fit_needs_one_length() -> None:
     for lengths in ({}, {"epochs": 1, "steps": 1}, {"epochs": 0}, {"steps": 2.5}):
         with pytest.raises(UserErrorException, match=r"epochs|steps"):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # type checkers and editors see what is loaded on first use
     from trainkit.loops.precision import fast_bf16 as fast_bf16
     from trainkit.loops.preemption import Preempted as Preempted
     from trainkit.loops.schedules import OneCycle as OneCycle
+    from trainkit.loops.schedules import OneCycleMomentum as OneCycleMomentum
     from trainkit.loops.schedules import StepDecay as StepDecay
     from trainkit.loops.schedules import WarmupCosine as WarmupCosine
     from trainkit.loops.sources import Samples as Samples
@@ -54,6 +55,7 @@ _HOME = {
     "Metric": "metrics",
     "TopK": "metrics",
     "OneCycle": "schedules",
+    "OneCycleMomentum": "schedules",
     "StepDecay": "schedules",
     "WarmupCosine": "schedules",
     "Samples": "sources",

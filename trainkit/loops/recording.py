@@ -118,7 +118,7 @@ class Recording:
 
     def account(self, at: Position, digest: int, order: Order) -> None:
         """The samples of an epoch whose training is over: one row of the run's account, and the hash of all so far."""
-        parts = [*at.parts, part(at, digest, self.size, self.attempt)]
+        parts = [*at.parts, part(at, digest, self.size, self.attempt)] if at.seen > at.start else at.parts
         at.parts, at.start = parts, at.seen
         text = json.dumps([at.samples, at.epoch, [[p["start"], p["stop"], p["digest"]] for p in parts]])
         at.samples = hashlib.sha256(text.encode()).hexdigest()

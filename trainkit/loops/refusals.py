@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from trainkit.errors import UserErrorException
 from trainkit.loops.callbacks import Callback
@@ -68,6 +69,7 @@ def refuse(loop: TorchLoop) -> None:
         raise UserErrorException(f"clip is the largest norm of a gradient, above 0, not {loop.clip!r}.")
     _refuse_other_kinds(loop)
     _refuse_foreign_parameters(loop)
+    _refuse_another_batch(loop)
 
 
 def _whole(value: object, least: int) -> bool:
@@ -89,6 +91,15 @@ def _refuse_other_kinds(loop: TorchLoop) -> None:
         raise UserErrorException(f"Metrics need names of their own, other than 'loss'; these have: {', '.join(names)}.")
     if loop.saving is not None and not isinstance(loop.saving, Saving):
         raise UserErrorException(f"saving is a trainkit.loops.Saving(...), or None, not {loop.saving!r}.")
+
+
+def _refuse_another_batch(loop: TorchLoop) -> None:
+    theirs = loop.train.batch_size if isinstance(loop.train, DataLoader) else None
+    if theirs is not None and theirs != loop.batch:
+        raise UserErrorException(
+            f"The DataLoader has batch_size={theirs}, the loop batch={loop.batch}. Give the loop batch={theirs} (of "
+            "all ranks together), or the DataLoader's dataset alone."
+        )
 
 
 def _refuse_foreign_parameters(loop: TorchLoop) -> None:

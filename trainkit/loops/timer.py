@@ -12,9 +12,8 @@ _WASTE = 0.1  # of a step; less is not worth a word
 _HELPS = {
     "data": "more workers=, a source that keeps what it has decoded (trainkit.loops.images), or smaller pictures",
     "communication": "a larger batch=, accumulate= (one exchange for several batches), or fewer ranks on a machine",
-    "optimizer": "the optimizer's fused=True or foreach=True",
 }
-_SMALL_SECONDS = 1e-3  # of forward and backward together: then it is Python that takes the time
+_SMALL_SECONDS = 1e-3  # of computing in a step: then it is Python that takes the time
 
 
 class StepTimer:
@@ -81,9 +80,9 @@ def advice(seconds: dict[str, float], steps: int, precision: str, channels_last:
     waste = max(_HELPS, key=lambda part: shares[part])
     if shares[waste] >= _WASTE:
         return f"{text} The largest waste is {waste}; what helps: {_HELPS[waste]}."
-    computing = shares["forward"] + shares["backward"]
-    if computing * whole / steps < _SMALL_SECONDS:
+    if (whole - seconds["data"] - seconds["communication"]) / steps < _SMALL_SECONDS:
         return f"{text} The model is small: a larger batch=" + ("" if compiled else " or compile=True") + " helps."
     untried = [] if precision != "float32" else ["precision='bf16'"]
+    untried += ["the optimizer's fused=True"] if shares["optimizer"] >= _WASTE else []
     untried += [] if channels_last else ["channels_last=True (for convolutions)"]
     return f"{text} Computing takes nearly all of it" + (f"; to try: {', '.join(untried)}." if untried else ".")
