@@ -60,6 +60,12 @@ def full_at(step):
 tried("full", saving=Saving(folder=folder / "full", every_steps=3), callbacks=full_at(8))
 tried("full at the end", saving=Saving(folder=folder / "end", every_epochs=2), callbacks=full_at(8))
 
+from trainkit import Run
+run = Run.get_context()  # plain ranks have a record each; the one of rank 0 has the account
+if RANK == 0:
+    (run.directory / "samples.jsonl").mkdir()
+tried("account", record=True)
+
 one = loop(record=False)
 with torch.no_grad():
     for parameter in one.model.parameters():
@@ -90,6 +96,7 @@ def test_all_ranks_say_what_has_failed_in_one(world: worlds.Outcome) -> None:
     said("data", "UserErrorException", "samples is 51 and not 50")
     said("full", "CheckpointError", "could not be written", "and those before it are untouched")
     said("full at the end", "CheckpointError", "could not be written", "none before it")
+    said("account", "TrainkitError", "account of epoch 0's samples cannot be written", "Is a directory")
     assert "Rank 0 has failed" in world.ranks[1]["full"]
 
 

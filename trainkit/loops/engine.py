@@ -32,7 +32,7 @@ from trainkit.loops.schedules import set_momentum, set_rates
 from trainkit.loops.store import Store
 from trainkit.loops.tally import Tally
 from trainkit.loops.timer import StepTimer, advice
-from trainkit.loops.together import any_of
+from trainkit.loops.together import any_of, together
 
 if TYPE_CHECKING:
     from trainkit.loops.torchloop import TorchLoop
@@ -265,7 +265,8 @@ class Training:
         tally.fold()
         head = [*limbs(tally.taken(self.at.epoch)), float(tally.count), float(tally.loss)]
         known, sums = added(self.world, head, tally.sums)
-        self.recording.account(self.at, from_limbs(known[:4]), self.order)
+        taken = from_limbs(known[:4])
+        together(self.world.collective, lambda: self.recording.account(self.at, taken, self.order))
         loss = known[5] / known[4]
         if loss != loss or abs(loss) == float("inf"):
             raise TrainkitError(

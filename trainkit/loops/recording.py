@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainkit.boot.rundir import Lines, RunDir
 from trainkit.boot.settings import settings
+from trainkit.errors import TrainkitError
 from trainkit.loops.feed import Batch
 from trainkit.loops.history import History
 
@@ -124,9 +125,15 @@ class Recording:
         at.samples = hashlib.sha256(text.encode()).hexdigest()
         if self.directory is None or self.rank > 0 or at.seen < order.count:
             return
-        self._account = self._account or Lines(self.directory.samples)
         facts = {"samples": order.count, "batch": order.batch, "seed": order.seed, "shuffle": order.shuffle}
-        self._account.append({"fit": self.fit, "epoch": at.epoch, **facts, "parts": parts})
+        try:
+            self._account = self._account or Lines(self.directory.samples)
+            self._account.append({"fit": self.fit, "epoch": at.epoch, **facts, "parts": parts})
+        except OSError as error:
+            raise TrainkitError(
+                f"The account of epoch {at.epoch}'s samples cannot be written to {self.directory.samples} "
+                f"({error.strerror}); make room, and run it again to go on."
+            ) from error
 
     def traced(self, micros: Sequence[Batch]) -> None:
         """One step for `trainkit check`, where that is watching."""
