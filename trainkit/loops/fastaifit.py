@@ -94,7 +94,7 @@ class Fit:
                     self._begin(len(phases))
                 for phase in phases:
                     self._phase(phase)
-                self.store.wait()
+                self.store.finish()
             except BaseException:
                 self.store.settle()
                 raise

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from trainkit.boot.settings import settings
 from trainkit.errors import TrainkitError, UserErrorException
 from trainkit.loops import capture
 from trainkit.loops.checkpoints import Checkpoints, Saved, load
-from trainkit.loops.collectives.base import barrier, gather
 from trainkit.loops.digest import digest
 from trainkit.loops.fastaistate import join_losses, optimizer_state, progress_of, set_optimizer, set_progress
 from trainkit.loops.position import Position
 from trainkit.loops.preemption import Preempted
 from trainkit.loops.recording import Recording, part
+from trainkit.loops.saving import refuse_unwritable
+from trainkit.loops.together import each, together
 
 if TYPE_CHECKING:
     from trainkit.loops.fastaifit import Fit
@@ -62,16 +62,23 @@ class FastaiStore:
             return
         fit, at = self.fit, self.fit.at
         run = self.recording.run
-        mine = {
-            **(own or self.own_state()),
-            "digest": f"{fit.taken_digest():032x}",
-            "marks": {} if run is None else run.mark(),
-        }
-        ranks = [json.loads(data) for data in gather(fit.world.collective, json.dumps(mine).encode())]
+        ranks = each(
+            fit.world.collective,
+            lambda: {
+                **(own or self.own_state()),
+                "digest": f"{fit.taken_digest():032x}",
+                "marks": {} if run is None else run.mark(),
+            },
+        )
         if at.seen > at.start and at.trained is None:
             seen = sum(int(rank["digest"], 16) for rank in ranks) % _MODULUS
             at.parts = [*at.parts, part(at, seen, fit.world.size, self.recording.attempt)]
             at.start = at.seen
+        together(fit.world.collective, lambda: self._write(ranks))
+
+    def _write(self, ranks: Sequence[Mapping[str, Any]]) -> None:
+        """Rank 0's part of saving."""
+        fit, at = self.fit, self.fit.at
         if self.checkpoints is None:
             return
         tensors, optimizer = optimizer_state(fit.learner.opt)
@@ -92,26 +99,37 @@ class FastaiStore:
         if self.checkpoints is not None:
             self.checkpoints.wait()
 
+    def finish(self) -> None:
+        """The same, in all ranks: none goes on before the disk has it all, or where it could not take it."""
+        together(self.fit.world.collective, self.wait)
+
     def leave(self, own: Mapping[str, Any] | None = None) -> NoReturn:
         """Save, and end this process so that it is run again; every rank comes here at the same batch."""
         self.save(own)
-        self.wait()
-        barrier(self.fit.world.collective)  # nobody's end may take rank 0 down before the disk has it all
+        self.finish()  # nobody's end may take rank 0 down before
         where = "" if self.folder is None else f"; the checkpoint is in {self.folder}"
         raise Preempted(f"Asked to end at step {self.fit.at.step}, in epoch {self.fit.at.epoch}{where}.")
 
     def found(self) -> Saved | None:
         """The checkpoint to go on from: the newest of these phases, else the one that was asked for; None for none."""
-        path = ""
-        if self.fit.world.rank == 0:
-            own = None if self.checkpoints is None else self.checkpoints.newest()
-            path = str(own.path) if own is not None else self._asked_for()
-        told = gather(self.fit.world.collective, path.encode())[0].decode()
+        told = each(self.fit.world.collective, self._path)[0]
         if not told:
             if self.recording.run is not None and self.recording.attempt > 1:
                 self.recording.run.rewind({f"rank-{self.fit.world.rank}": 0}, void="earlier")
             return None
-        saved = load(Path(told))
+        return together(self.fit.world.collective, lambda: self._of_this_fit(load(Path(told))))
+
+    def _path(self) -> str:
+        """Where rank 0 finds it; nothing in other ranks."""
+        if self.fit.world.rank > 0:
+            return ""
+        if self.folder is not None:
+            refuse_unwritable(self.folder)
+        own = None if self.checkpoints is None else self.checkpoints.newest()
+        return str(own.path) if own is not None else self._asked_for()
+
+    def _of_this_fit(self, saved: Saved) -> Saved:
+        """Raises UserErrorException where a checkpoint is of another fit."""
         then, now = saved.state.get("fit", {}), self.fit.facts()
         odd = [f"{k} was {then.get(k)!r} and is {v!r}" for k, v in now.items() if then.get(k) != v]
         if odd:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainkit.errors import UserErrorException
+from trainkit.boot.rundir import make_private
+from trainkit.errors import CheckpointError, UserErrorException
 
 
 @dataclass(frozen=True)
@@ -27,3 +29,15 @@ class Saving:
             raise UserErrorException(f"Saving: every_epochs, every_steps and keep are numbers from 1, not {self}.")
         if self.folder is not None and not (isinstance(self.folder, (str, Path)) and str(self.folder)):
             raise UserErrorException(f"Saving: folder is a path, or None for the run's own, not {self.folder!r}.")
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raises CheckpointError where no checkpoint could be put into a folder, before hours are spent on the first."""
+    try:
+        make_private(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"The folder for checkpoints, {folder}, cannot be made ({error.strerror}); name another one."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CheckpointError(f"Checkpoints cannot be written to {folder}: it is read-only; name another folder.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
@@ -11,15 +10,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from trainkit.boot.rundir import make_private
 from trainkit.boot.settings import settings
-from trainkit.errors import CheckpointError, TrainkitError, UserErrorException
+from trainkit.errors import TrainkitError, UserErrorException
 from trainkit.loops import capture
 from trainkit.loops.checkpoints import Checkpoints, Saved, load
 from trainkit.loops.position import from_json, to_json
 from trainkit.loops.preemption import Preempted
 from trainkit.loops.recording import Recording, part
-from trainkit.loops.saving import Saving
+from trainkit.loops.saving import Saving, refuse_unwritable
 from trainkit.loops.together import each, refuse_differences, together
 
 if TYPE_CHECKING:
@@ -123,7 +121,7 @@ class Store:
     def _found(self, training: Training) -> str:
         """The checkpoint to go on from, as rank 0 sees it: the fit's own newest first, then what was asked for."""
         if self.folder is not None:
-            _refuse_unwritable(self.folder)
+            refuse_unwritable(self.folder)
         own = None if self.checkpoints is None else self.checkpoints.newest()
         if own is not None:
             return str(own.path)
@@ -204,18 +202,6 @@ def _refuse_others(callback: Callback, found: object) -> None:
         raise UserErrorException(
             f"{type(callback).__name__}.tensors() gives what a checkpoint keeps, a dict of tensors, not {found!r:.100}."
         )
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    """Raises CheckpointError where no checkpoint could be put into a folder, before hours are spent on the first."""
-    try:
-        make_private(folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"The folder for checkpoints, {folder}, cannot be made ({error.strerror}); name another one."
-        ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise CheckpointError(f"Checkpoints cannot be written to {folder}: it is read-only; name another folder.")
 
 
 def _numbered(folder: Path, number: int) -> Path:
