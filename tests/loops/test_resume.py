@@ -136,6 +136,16 @@ def test_asked_to_end_during_evaluation_it_repeats_only_that(tmp_path: Path) -> 
     assert history.rows == rows
 
 
+def test_fit_goes_on_where_it_was_interrupted_in_the_same_process(tmp_path: Path) -> None:
+    whole, rows = _whole(dropout=0.2)
+    one = loop(record=False, saving=Saving(every_steps=3, folder=tmp_path / "kept"), callbacks=[Break(8)], dropout=0.2)
+    with pytest.raises(Broken):
+        one.fit(epochs=3)
+    one.callbacks[0].step = -1  # type: ignore[attr-defined]
+    assert one.fit(epochs=3).rows == rows
+    assert same(weights(one), whole)
+
+
 def test_a_finished_fit_is_not_trained_again(tmp_path: Path) -> None:
     saving = Saving(folder=tmp_path / "kept")
     first = loop(record=False, saving=saving)

@@ -59,6 +59,7 @@ class Training:
         self.feed = loop.feed(loop.train, self.order)
         self.nothing = self.feed.nothing() if loop.sync_batch_norm and self.world.size > 1 else None
         self.reducer = Reducer(self.parameters, self.world.collective) if self.world.size > 1 else None
+        loop.fits += 1
         self.recording = Recording(loop, self)
         self.store = Store(loop, self.recording)
         self.preemption = Preemption()
@@ -98,6 +99,8 @@ class Training:
                 self.store.finish(self)
             except BaseException as error:
                 self.store.settle()
+                self.loop.fits -= 1  # called again, `fit` goes on with this one
+                self.recording.withdraw()
                 refuse_lost(error)
                 explain(error)
                 raise

@@ -149,6 +149,11 @@ class Recording:
             seconds: dict[str, Any] = self.training.timer.read()
             self.run.log_row("step_time", steps=self.training.timer.steps, **seconds)
 
+    def withdraw(self) -> None:
+        """This fit was interrupted: the next one in this process has its number, and goes on with it."""
+        if self.directory is not None:
+            _fits[self.directory.path] -= 1
+
     def close(self) -> None:
         """Close what is open."""
         if self._account is not None:

@@ -189,7 +189,6 @@ _ends: dict[str, int] = {}  # by writer: where this run's record stood when the 
 def _folder(loop: TorchLoop, saving: Saving, recording: Recording) -> Path | None:
     """Where a fit's checkpoints lie: in the folder itself, or for a script's second fit and later ones in one below."""
     if saving.folder is not None:
-        loop.fits += 1
         return _numbered(Path(saving.folder).absolute(), loop.fits)
     if recording.folder is None:
         return None
