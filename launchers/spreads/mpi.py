@@ -23,6 +23,8 @@ def mpi(job: Job, node: Node) -> list[Command]:
         PRTE_ALLOW_RUN_AS_ROOT_CONFIRM="1",
         OMPI_MCA_rmaps_base_oversubscribe="1",
         PRTE_MCA_rmaps_default_mapping_policy=":oversubscribe",
+        # of its own: an mpirun that ends takes a folder that all share away from one that starts
+        PRTE_MCA_prte_tmpdir_base=f"{job.run_dir}/attempts/{job.attempt}/mpi",
     )
     return [
         Command((library.mpirun, "--oversubscribe", "--bind-to", "none", "-n", size, *rank_command(job)), environment)
