@@ -147,8 +147,15 @@ def _config(
         max_run_duration_seconds=options["max_seconds"],
         use_gpu=_GPU[options["gpu"]],
         max_restarts=options["max_restarts"],
-        resume_from=options["resume_from"],
+        resume_from=_resumed(options["resume_from"]),
     )
+
+
+def _resumed(text: str | None) -> str | None:
+    """A run as it is named elsewhere, such as `last`, as its directory; a path as it is."""
+    if text is None or Path(text).exists():
+        return text
+    return str(find.run_dir(find.root(), text))
 
 
 def _distributed(options: dict[str, Any]) -> Any:
