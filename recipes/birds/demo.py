@@ -45,19 +45,21 @@ def latest(run: Run) -> dict[str, Any]:
 
 def follow(run: Run, console: Console) -> None:
     """Show the run's own numbers while it trains; raises ActivityFailedException if it fails."""
-    numbers = "loss {task.fields[loss]:.3f}  {task.fields[speed]:.0f} images/s"
+    numbers = "loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.3f}  {task.fields[speed]:.0f} images/s"
     columns = (
         TextColumn("            {task.description}"), BarColumn(24), TextColumn(numbers),
         TimeRemainingColumn(compact=True), TextColumn("left"),
     )  # fmt: skip
     with Progress(*columns, console=console, refresh_per_second=4) as bar:
-        task = bar.add_task("starting", total=1.0, loss=0.0, speed=0.0)
+        task = bar.add_task("starting", total=1.0, loss=0.0, accuracy=0.0, speed=0.0)
         while run.get_status() not in ("Completed", "Failed", "Canceled"):
             now = latest(run)
             if now:
                 words = f"epoch {now['epoch'] + 1}/{now['epochs']} {now['phase']:<5}"
+                known = run.get_metrics("val_acc").get("val_acc", 0.0)  # a list from the second epoch on
+                accuracy = known[-1] if isinstance(known, list) else known
                 speed, loss = now["samples_per_second"], now.get("loss", 0.0)
-                bar.update(task, description=words, completed=now["done"], loss=loss, speed=speed)
+                bar.update(task, description=words, completed=now["done"], loss=loss, accuracy=accuracy, speed=speed)
             time.sleep(0.3)
     run.wait_for_completion()
 
