@@ -27,9 +27,19 @@ def agree(model: nn.Module, collective: Collective) -> None:
             f"Rank {others[0]} has built another model than rank 0: names, shapes or types of its parameters differ. "
             "Build the model from the same arguments in every rank."
         )
+    _to_all([tensor for _, tensor in named], collective)
+
+
+def agree_on_buffers(model: nn.Module, collective: Collective) -> None:
+    """Rank 0's buffers to all ranks: the statistics that each has gathered by itself."""
+    if collective.size > 1:
+        _to_all(list(model.buffers()), collective)
+
+
+def _to_all(tensors: list[Tensor], collective: Collective) -> None:
     with torch.no_grad():
-        for tensors in _messages([tensor.detach() for _, tensor in named]):
-            _send(tensors, collective)
+        for some in _messages([tensor.detach() for tensor in tensors]):
+            _send(some, collective)
 
 
 def _messages(tensors: list[Tensor]) -> list[list[Tensor]]:

@@ -55,6 +55,11 @@ def digest(ids: Ids, epoch: int) -> int:
     return total & ((1 << 128) - 1)
 
 
+def digest_of_parts(parts: Sequence[Ids], epoch: int) -> int:
+    """The digest of all samples in these arrays; 0 for none."""
+    return digest(np.concatenate(parts), epoch) if parts else 0
+
+
 def limbs(value: int) -> list[float]:
     """A digest as four numbers below 2**32, least first: float64 adds up those of two million ranks exactly."""
     return [float((value >> shift) & 0xFFFFFFFF) for shift in (0, 32, 64, 96)]

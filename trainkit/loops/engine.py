@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainkit.errors import TrainkitError
 from trainkit.loops import precision
+from trainkit.loops.agreement import agree, agree_on_buffers
 from trainkit.loops.callbacks import Callback
 from trainkit.loops.digest import from_limbs, limbs
 from trainkit.loops.evaluation import added, valued
@@ -26,13 +27,13 @@ from trainkit.loops.parting import refuse_lost
 from trainkit.loops.position import Position
 from trainkit.loops.preemption import Preemption
 from trainkit.loops.recording import Recording
-from trainkit.loops.reducer import Reducer, agree
+from trainkit.loops.reducer import Reducer
 from trainkit.loops.refusals import explain, refuse_loss, refuse_unshareable
 from trainkit.loops.schedules import set_momentum, set_rates
-from trainkit.loops.store import Store
 from trainkit.loops.tally import Tally
 from trainkit.loops.timer import StepTimer, advice
 from trainkit.loops.together import any_of, together
+from trainkit.loops.torchstore import TorchStore
 
 if TYPE_CHECKING:
     from trainkit.loops.torchloop import TorchLoop
@@ -61,7 +62,7 @@ class Training:
         self.reducer = Reducer(self.parameters, self.world.collective) if self.world.size > 1 else None
         loop.fits += 1
         self.recording = Recording(loop, self)
-        self.store = Store(loop, self.recording)
+        self.store = TorchStore(self, self.recording)
         self.preemption = Preemption()
         self._stepping = [c for c in loop.callbacks if type(c).on_step is not Callback.on_step]
         self.traced_loss = torch.zeros((), dtype=torch.float64)  # this rank's part of the last step's, for a trace
@@ -82,6 +83,10 @@ class Training:
         """Whether nothing is left to train."""
         return self.at.epoch >= self.epochs or (self.at.stopped and self.at.seen == 0)
 
+    def taken_digest(self) -> int:
+        """The digest of this rank's samples since the last call."""
+        return self.tally.taken(self.at.epoch)
+
     def stop(self) -> None:
         """End the fit after this epoch, in all ranks as soon as one has asked for it."""
         self.at.stopped = True
@@ -96,7 +101,7 @@ class Training:
                     self._epoch()
                 for callback in self.loop.callbacks:
                     callback.on_end(self)
-                self.store.finish(self)
+                self.store.finish()
             except BaseException as error:
                 self.store.settle()
                 self.loop.fits -= 1  # called again, `fit` goes on with this one
@@ -128,7 +133,7 @@ class Training:
         self._leave_clean()
         if self.world.rank > 0:  # dropout is not the same on all ranks
             torch.manual_seed((torch.initial_seed() + self.world.rank) % (1 << 63))
-        if not self.store.resume(self) and self.world.size > 1:
+        if not self.store.resume() and self.world.size > 1:
             agree(self.model, self.world.collective)
         for callback in self.loop.callbacks:
             callback.on_start(self)
@@ -160,7 +165,7 @@ class Training:
         saving = self.loop.saving
         last = self.at.step >= self.steps or self.at.stopped
         if saving is not None and (last or self.at.epoch % saving.every_epochs == 0):
-            self.store.save(self)
+            self.store.save()
 
     def _train(self) -> None:
         """Optimizer steps until the epoch's samples, or the fit's steps, are used up."""
@@ -191,9 +196,9 @@ class Training:
             if timer.lap("optimizer") >= recording.due:
                 recording.progress("train", at.seen, self.order.count, tally.recent())
             if asked:
-                self.store.leave(self)
+                self.store.leave()
             if every and at.step % every == 0:
-                self.store.save(self)
+                self.store.save()
             if at.step >= steps:
                 break
 
@@ -266,7 +271,7 @@ class Training:
         """An epoch's training metrics over all ranks, and the account of its samples; one reduction."""
         tally = self.tally
         tally.fold()
-        head = [*limbs(tally.taken(self.at.epoch)), float(tally.count), float(tally.loss)]
+        head = [*limbs(self.taken_digest()), float(tally.count), float(tally.loss)]
         known, sums = added(self.world, head, tally.sums)
         taken = from_limbs(known[:4])
         together(self.world.collective, lambda: self.recording.account(self.at, taken, self.order))
@@ -284,13 +289,11 @@ class Training:
         """The validation metrics of the epoch; leaves where a rank was asked to end meanwhile."""
         if self.loop.val is None:
             return {}
-        if self.world.size > 1:
-            for buffer in self.model.buffers():
-                self.world.collective.broadcast(buffer)
+        agree_on_buffers(self.model, self.world.collective)
         self.recording.progress("val", 0, 1, None)
         found = self.loop.evaluator().metrics(
             self.loop.feed(self.loop.val), self.loop.measured(), lambda: self.preemption.asked
         )
         if found is None:
-            self.store.leave(self)
+            self.store.leave()
         return {f"val_{name}": value for name, value in (found or {}).items()}

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from trainkit.errors import UserErrorException
 from trainkit.loops.collectives.base import total
 from trainkit.loops.feed import Feed
-from trainkit.loops.metrics import Metric
+from trainkit.loops.metrics import Metric, plus
 from trainkit.loops.precision import autocast
+from trainkit.loops.together import each
 from trainkit.loops.world import World
 
 Forward = Callable[[Any], Any]
@@ -39,8 +40,7 @@ class Evaluator:
                 with torch.no_grad():  # not inference_mode: what a model or a metric keeps is used in training too
                     outputs = self._outputs(batch.inputs)
                     for i, metric in enumerate(metrics):
-                        found, before = metric.sums(outputs, batch.targets), sums[i]
-                        sums[i] = found if before is None else before + found
+                        sums[i] = plus(sums[i], metric.sums(outputs, batch.targets))
         return self._added(metrics, sums, asked())
 
     def _outputs(self, inputs: Any) -> Any:
@@ -116,12 +116,8 @@ def _largest(lengths: Tensor, world: World) -> Tensor:
 
 def _together(rows: Tensor | None, count: int, world: World) -> Tensor | None:
     """All ranks' rows: each is zero but in one rank, and adding zeros changes no bit of a finite number."""
-    import json
-
-    from trainkit.loops.collectives.base import gather
-
     facts = None if rows is None else [list(rows.shape), str(rows.dtype).removeprefix("torch.")]
-    known = [each for each in map(json.loads, gather(world.collective, json.dumps(facts).encode())) if each]
+    known = [shape for shape in each(world.collective, lambda: facts) if shape]
     if not known:
         return None
     if rows is None:

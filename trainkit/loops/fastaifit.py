@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 
 from trainkit.errors import TrainkitError, UserErrorException
+from trainkit.loops.agreement import agree, agree_on_buffers
 from trainkit.loops.checkpoints import Saved
 from trainkit.loops.collectives.base import total
-from trainkit.loops.digest import from_limbs, limbs
+from trainkit.loops.digest import digest_of_parts, from_limbs, limbs
 from trainkit.loops.fastaidata import SharedLoader
 from trainkit.loops.fastaiplan import Phase
 from trainkit.loops.fastaisteps import Batches
-from trainkit.loops.fastaistore import FastaiStore, Place, samples_digest
+from trainkit.loops.fastaistore import FastaiStore, Place
+from trainkit.loops.freezing import rest_frozen
 from trainkit.loops.history import History
 from trainkit.loops.recording import Recording
-from trainkit.loops.reducer import Reducer, agree
+from trainkit.loops.reducer import Reducer
 from trainkit.loops.timer import advice
 
 if TYPE_CHECKING:
@@ -67,22 +69,10 @@ class Fit:
         """Optimizer steps of all phases that are known."""
         return self.epochs * self.order.steps
 
-    def facts(self) -> dict[str, Any]:
-        """What two fits must share for one to go on from the other's checkpoint."""
-        return {
-            "samples": self.order.count,
-            "batch": self.order.batch,
-            "seed": self.order.seed,
-            "shuffle": self.order.shuffle,
-            "precision": self.loop.precision,
-            "optimizer": type(self.learner.opt).__name__,
-            "parameters": sum(p.numel() for p in self.learner.model.parameters()),
-        }
-
     def taken_digest(self) -> int:
         """The digest of this rank's samples since the last call."""
         ids, self._ids = self._ids, []
-        return samples_digest(ids, self.at.epoch)
+        return digest_of_parts(ids, self.at.epoch)
 
     def run(self, phases: Sequence[Phase]) -> History:
         """One phase after the other, those left out that a checkpoint has behind it."""
@@ -222,9 +212,7 @@ class Fit:
         learner, at, saving = self.learner, self.at, self.loop.saving
         every = (saving.every_steps if saving is not None else None) or 0
         learner.n_iter = len(self.train)
-        for module in learner.model.modules():
-            if getattr(module, "statistics_frozen", False):  # see `freeze_statistics`
-                module.eval()
+        rest_frozen(learner.model)
         if self._left is not None and at.seen:
             self.store.restore(self._left)  # events of the epoch's begin have happened again
         self._left = None
@@ -265,8 +253,7 @@ class Fit:
             kind = recorder.smooth_loss.val.dtype
             recorder.smooth_loss.val = means[0].to(kind)
             recorder.losses[before:] = [mean.to(kind) for mean in means[1:]]
-            for buffer in self.learner.model.buffers():
-                world.collective.broadcast(buffer)
+        agree_on_buffers(self.learner.model, world.collective)
         own = torch.tensor(limbs(self.taken_digest()), dtype=torch.float64, device=world.device)
         self.recording.account(self.at, from_limbs(total(world.collective, own).tolist()), self.order)
         self.at.trained = {}

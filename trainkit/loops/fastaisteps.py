@@ -19,6 +19,7 @@ from trainkit.loops.nested import mapped, tensors
 from trainkit.loops.order import share as share_of
 from trainkit.loops.preemption import Preemption
 from trainkit.loops.reducer import Reducer
+from trainkit.loops.refusals import refuse_loss
 from trainkit.loops.timer import StepTimer
 from trainkit.loops.world import World
 
@@ -84,10 +85,7 @@ class Batches:
         if share.tensors is not None:
             loss = learner.loss_grad
             if loss.ndim:
-                raise UserErrorException(
-                    f"The loss must be one number, the mean over the batch, but has the shape {tuple(loss.shape)}: use "
-                    "reduction='mean'."
-                )
+                refuse_loss(loss, learner.model)
             loss = loss if self.scaler is None else self.scaler.scale(loss)
             (loss if part == 1.0 else loss * part).backward()
             if self.world.size > 1:  # the mean over ranks of this is the whole batch's

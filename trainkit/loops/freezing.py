@@ -34,6 +34,11 @@ def freeze_statistics(model: nn.Module) -> None:
 def training_mode(model: nn.Module) -> None:
     """`model.train()`, but for the modules whose statistics are frozen."""
     model.train()
+    rest_frozen(model)
+
+
+def rest_frozen(model: nn.Module) -> None:
+    """Put the modules whose statistics are frozen into evaluation mode, in a model that is about to train."""
     for module in model.modules():
         if getattr(module, "statistics_frozen", False):
             module.eval()

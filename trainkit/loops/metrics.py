@@ -29,6 +29,11 @@ class Metric(Protocol):
         """What the sums of all batches of all ranks mean."""
 
 
+def plus(sums: Tensor | None, more: Tensor) -> Tensor:
+    """The sums of what was seen so far, None for nothing, and of what came after."""
+    return more if sums is None else sums + more
+
+
 class Accuracy:
     """The part of the samples whose class is predicted rightly, 0 to 1. Logged as `name`.
 

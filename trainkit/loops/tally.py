@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainkit.loops.digest import digest
-from trainkit.loops.metrics import Metric
+from trainkit.loops.digest import digest_of_parts
+from trainkit.loops.metrics import Metric, plus
 
 _FOLD = 256  # losses that are kept as they are before they are added up
 
@@ -42,8 +42,7 @@ class Tally:
         if self.metrics:
             with torch.no_grad():
                 for i, metric in enumerate(self.metrics):
-                    sums, before = metric.sums(outputs, targets), self.sums[i]
-                    self.sums[i] = sums if before is None else before + sums
+                    self.sums[i] = plus(self.sums[i], metric.sums(outputs, targets))
 
     def fold(self) -> None:
         """Add up what was kept; the order of additions does not depend on when this is called."""
@@ -60,7 +59,7 @@ class Tally:
     def taken(self, epoch: int) -> int:
         """The digest of the samples since the last call, or since the epoch began."""
         ids, self._ids = self._ids, []
-        return digest(np.concatenate(ids), epoch) if ids else 0
+        return digest_of_parts(ids, epoch)
 
     def state(self) -> dict[str, Any]:
         """As JSON values, exactly; without the samples."""
@@ -76,5 +75,5 @@ class Tally:
             self.count += state["count"]
             for i, values in enumerate(state["sums"]):
                 if values is not None:
-                    sums, before = torch.tensor(values, dtype=torch.float64, device=self.device), self.sums[i]
-                    self.sums[i] = sums if before is None else before + sums
+                    sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+                    self.sums[i] = plus(self.sums[i], sums)
