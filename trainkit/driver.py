@@ -235,7 +235,8 @@ class Driver:
     def _restart(self, attempt: AttemptDir, why: str) -> AttemptDir:
         """The next attempt, with the interpreter of the last one. The run keeps its place at the target."""
         last = Job.from_json(read_json(attempt.job, "interpreter") or {})
-        words = f"restart {restarts.made(self.run) + 1} of {self.job.max_restarts}: {why.partition('. ')[0]}; "
+        why = why.removesuffix(outcome.HOW_TO_GO_ON)
+        words = f"restart {restarts.made(self.run) + 1} of {self.job.max_restarts}: {why}; "
         return self._start(
             last.interpreter, last.boot, words, max(0.0, restarts.seconds_left(self.run, self.job) or 0.0)
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Protocol, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Protocol, Sequence, Tuple
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,11 @@ def rank_command(job: Job) -> Tuple[str, ...]:
     if job.boot:
         return (job.interpreter, job.boot, "rank")
     return (job.interpreter, "-m", "trainkit.boot.rank")
+
+
+def is_rank(argv: Sequence[str]) -> bool:
+    """Whether a command line is that of a rank's own process, and not of a parent of ranks."""
+    return "trainkit.boot.rank" in argv[:3] or list(argv[2:3]) == ["rank"]
 
 
 def agent_command(interpreter: str, job: Job, node: int) -> Tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 from trainkit.boot.newrun import SUBMITTED, read_record
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json, read_lines
 from trainkit.errors import WorkspaceException
+from trainkit.job import is_rank
 
 Record = Mapping[str, Any]
 _LOST_PEER = re.compile(
@@ -26,6 +27,7 @@ _LOST_PEER = re.compile(
 _LOST_TYPES = ("DistNetworkError", "DistBackendError", "DistStoreError", "HorovodInternalError", "BrokenPipeError")
 _TAIL_LINES = 20
 RUN_AGAIN = 75  # a rank's exit code: it was preempted, has saved its state, and asks to be run again
+HOW_TO_GO_ON = ". Submit it with resume_from=RUN to go on, and with max_restarts=N to have that done by itself."
 CURABLE = ("exception", "exit", "signal", "memory", "lost", "preempted", "machine")  # kinds that a restart may help
 _SENTENCE_CHARACTERS = 300  # of an exception's message in the one sentence; the traceback has it all
 
@@ -103,8 +105,8 @@ def _preempted(record: Record, records: Sequence[Record]) -> dict[str, Any]:
     verdict = of_rank(record, records)
     verdict.update(kind="preempted", victims=[], tail=[])
     verdict["summary"] = (
-        f"The run was preempted: rank {record['rank']} ended with exit code {RUN_AGAIN}, which asks to be run again. "
-        "Submit it with resume_from=RUN to go on, and with max_restarts=N to have that done by itself."
+        f"The run was preempted: rank {record['rank']} ended with exit code {RUN_AGAIN}, which asks to be run again"
+        + HOW_TO_GO_ON
     )
     return verdict
 
@@ -118,12 +120,12 @@ def _unexplained(
     for end in ends:
         for command in end.get("commands", ()):
             status = command.get("status")
-            if status not in (0, None) and _is_rank(command["argv"]) and 0 < status < 128 and missing:
+            if status not in (0, None) and is_rank(command["argv"]) and 0 < status < 128 and missing:
                 return _verdict(
                     "launch", node=end["node"], exit_code=status, rank=missing[0] if len(missing) == 1 else None,
                     summary=f"The process of {_ranks(missing)} exited with code {status} and left no record.",
                 )  # fmt: skip
-            if status not in (0, None) and not _is_rank(command["argv"]):
+            if status not in (0, None) and not is_rank(command["argv"]):
                 name = "torchrun" if "torch.distributed.run" in command["argv"] else Path(command["argv"][0]).name
                 words = _exit_words(status)
                 return _verdict(
@@ -138,11 +140,6 @@ def _unexplained(
     reason = next((str(end["reason"]) for end in ends if end.get("reason")), "")
     words = f"The ranks were ended: {reason or 'nobody said why'}."
     return _verdict("lost", log=first.get("log") if first else None, summary=words)
-
-
-def _is_rank(argv: Sequence[str]) -> bool:
-    """Whether a command is a rank's own process (see `trainkit.job.rank_command`), not a parent of ranks."""
-    return "trainkit.boot.rank" in argv[:3] or argv[2:3] == ["rank"]
 
 
 def _ranks(ranks: Sequence[int]) -> str:

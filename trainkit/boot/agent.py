@@ -23,7 +23,7 @@ from trainkit.boot.ranks import without_ranks
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.errors import LaunchError, TrainkitError
-from trainkit.job import Job, Node
+from trainkit.job import Job, Node, is_rank
 
 HANDLE_SECONDS = 30.0  # for the driver to record its handle
 GATHER_SECONDS = 60.0  # for all nodes to report to the head
@@ -255,10 +255,10 @@ def _ranks_below(agent: int, run_id: str) -> List[int]:
     for pid in processes.with_environment("TRAINKIT_RUN_ID", run_id):
         try:
             with open("/proc/%d/cmdline" % pid, "rb") as file:
-                words = file.read().split(b"\0")
+                words = os.fsdecode(file.read()).split("\0")
         except OSError:
             continue
-        if b"trainkit.boot.rank" in words[:3] or words[2:3] == [b"rank"]:
+        if is_rank(words):
             found.append(pid)
     ranks = []
     for pid in found:

@@ -10,7 +10,9 @@ import time
 from types import FrameType
 from typing import Any
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run me again
+from trainkit.outcome import RUN_AGAIN
+
+EXIT_CODE = RUN_AGAIN  # EX_TEMPFAIL of sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of schedulers: Slurm sends SIGUSR1 where --signal asks for it
 _WORKER_SECONDS = 60.0
 _ENDING_SECONDS = 10.0
