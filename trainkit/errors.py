@@ -84,14 +84,24 @@ class EnvironmentBuildError(TrainkitError):
 class LaunchError(TrainkitError):
     """A launcher could not start, see or end a job.
 
-    `command` and `output` are those of the program that refused, `transient` tells whether trying again can help.
+    `command` and `output` are those of the program that refused, `transient` tells whether trying again can help,
+    `available` how many nodes could be had where fewer answered than were asked for (None: nobody counted).
     """
 
-    def __init__(self, message: str, *, command: Sequence[str] = (), output: str = "", transient: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        command: Sequence[str] = (),
+        output: str = "",
+        transient: bool = False,
+        available: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.command = tuple(command)
         self.output = output
         self.transient = transient
+        self.available = available
 
 
 class RunEnvironmentException(TrainkitError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Protocol, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Protocol, Sequence, Tuple, Union
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,11 @@ class Job:
     max_seconds: float = 0.0  # wall clock limit, 0 for none
     grace_seconds: float = 4.0  # for a script to end by itself once it was asked to, before it is killed
     max_restarts: int = 0  # how often the job may be started again after a failure
+    min_nodes: int = 0  # a restart may go on with so many nodes where no more are left; 0: with all of them
     boot: str = ""  # path of the boot zip, for an interpreter that has no trainkit
+    packages: str = ""  # digest of the interpreter's packages, the same on every node; empty if it does not matter
+    shared: bool = True  # every node sees `run_dir` under this path
+    preflight: bool = True  # nodes of several machines compare notes before they start ranks
 
     @property
     def world_size(self) -> int:
@@ -68,6 +72,8 @@ class Node:
     names: Tuple[str, ...]  # of all nodes, in rank order
     head: str  # address of node 0, as the others reach it
     port: int  # free on the head: for the ranks' own rendezvous
+    interface: str = ""  # the network interface by which this node reaches the others; empty on one machine
+    machines: Tuple[int, ...] = ()  # for each node the first node on its machine; empty where all are on one
 
     @property
     def name(self) -> str:
@@ -92,7 +98,12 @@ class Status:
 
 
 class Launcher(Protocol):
-    """Gets the agent run once on each of `job.nodes` nodes. Its laws are in DESIGN (docs/architecture.md)."""
+    """Gets the agent run once on each of `job.nodes` nodes. Its laws are in docs/architecture.md.
+
+    A launcher may also have `several_machines` (a class attribute; False: all nodes are on this machine),
+    `dry_run(job)` (a text: all that `start` would send, and what it would wait for) and `shell(handle, node)` (the
+    words of a command that runs what is appended to them on that node of a running job).
+    """
 
     def start(self, job: Job) -> str:
         """Start every node's agent and return a handle: short text, good in any process. Or raise, leaving nothing."""
@@ -122,6 +133,13 @@ def is_rank(argv: Sequence[str]) -> bool:
     return "trainkit.boot.rank" in argv[:3] or list(argv[2:3]) == ["rank"]
 
 
-def agent_command(interpreter: str, job: Job, node: int) -> Tuple[str, ...]:
-    """The command line of one node's agent, for a launcher to get run there."""
-    return (interpreter, "-m", "trainkit.boot.agent", job.run_dir, str(job.attempt), str(node))
+def agent_command(interpreter: str, job: Job, node: Union[int, str], network: bool = False) -> Tuple[str, ...]:
+    """The command line of one node's agent, for a launcher to get run there.
+
+    `node` is its rank, or the name of an environment variable that holds it there. `network` says that the nodes are
+    on several machines: the head listens where they can reach it, not on loopback alone.
+    """
+    place = (job.run_dir, str(job.attempt), str(node)) + (("network",) if network else ())
+    if job.boot:
+        return (interpreter, job.boot, "agent", *place)
+    return (interpreter, "-m", "trainkit.boot.agent", *place)

@@ -19,9 +19,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def boot_id() -> str:
-    """This start of the machine."""
+    """This start of the machine, and the namespace of pids: within both, pid and birth name one process."""
     with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
+        return "%s.%d" % (file.read().strip(), os.stat("/proc/self/ns/pid").st_ino)
 
 
 def _stat(pid: int) -> List[str]:
@@ -51,7 +51,7 @@ def identity(pid: int) -> str:
 
 
 def rebooted(name: str) -> bool:
-    """Whether the machine has started again since the process was named."""
+    """Whether the process was named before the machine's last start, or on another machine."""
     return name.partition(":")[0] != boot_id()
 
 
