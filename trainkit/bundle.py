@@ -1,24 +1,40 @@
-"""The boot zip: what a rank needs to run where trainkit is not installed, as one small file that Python executes."""
+"""The boot zip: what an agent or a rank needs to run where trainkit is not installed, as one file that Python executes.
+
+It holds trainkit.boot, job, errors, and the package of the one spread that a job names, with its entry point.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import zipfile
 from pathlib import Path
 
+from trainkit.boot.plugins import SPREADS, found
 from trainkit.boot.rundir import make_private
+from trainkit.errors import UnsupportedJob
 
+MOST_BYTES = 4 << 20  # of a spread's package
 _MAIN = """
+import importlib
 import importlib.machinery
 import sys
 
 bundle = sys.path[0]
 if importlib.machinery.PathFinder.find_spec("trainkit", [p for p in sys.path if p != bundle]):
     sys.path.remove(bundle)  # never hide an installed trainkit
-from trainkit.boot.rank import main
+    import trainkit
 
-sys.exit(main())
+    if trainkit.__version__ != %r:
+        sys.exit(
+            "trainkit " + trainkit.__version__ + " is installed in " + sys.executable + ", but %s submitted the job: "
+            "install that version there, or none."
+        )
+command = sys.argv[1]
+if command not in ("agent", "rank", "exec", "enter"):
+    sys.exit("trainkit's boot zip knows no " + repr(command))
+sys.exit(importlib.import_module("trainkit.boot." + command).main(sys.argv[2:]))
 """
 
 _PACKAGE = '''"""What travels of trainkit: the in-job run. For everything else, install trainkit here."""
@@ -41,22 +57,47 @@ def __getattr__(name):
 '''
 
 
-def contents() -> dict[str, str]:
-    """The zip's files: name to text."""
+def contents(spread: str = "") -> dict[str, str]:
+    """The zip's files: name to text; with the package of `spread` where one is named."""
     import trainkit
 
-    home = Path(trainkit.__file__).parent
-    files = {"__main__.py": _MAIN, "trainkit/__init__.py": _PACKAGE % trainkit.__version__}
+    home, version = Path(trainkit.__file__).parent, trainkit.__version__
+    files = {"__main__.py": _MAIN % (version, version), "trainkit/__init__.py": _PACKAGE % version}
     for name in ("job.py", "errors.py"):
         files["trainkit/" + name] = (home / name).read_text(encoding="utf-8")
     for path in sorted((home / "boot").glob("*.py")):
         files["trainkit/boot/" + path.name] = path.read_text(encoding="utf-8")
+    for owner, point in found(SPREADS).get(spread, [])[:1]:
+        files.update(_package_of(point.value.partition(":")[0], spread))
+        information = f"{owner.replace('-', '_')}-{version}.dist-info/"
+        files[information + "METADATA"] = f"Metadata-Version: 2.1\nName: {owner}\nVersion: {version}\n"
+        files[information + "entry_points.txt"] = f"[{SPREADS}]\n{spread} = {point.value}\n"
     return files
 
 
-def bundle(directory: Path) -> Path:
+def _package_of(module: str, spread: str) -> dict[str, str]:
+    """The sources of the package, or the single file, that a spread's module belongs to."""
+    top = module.partition(".")[0]
+    spec = importlib.util.find_spec(top)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if spec is None or not (folders or spec.origin):
+        raise UnsupportedJob(f"The spread {spread!r} is in {module}, which cannot be found here: install it again.")
+    if not folders:
+        return {f"{top}.py": Path(str(spec.origin)).read_text(encoding="utf-8")}
+    files = {}
+    for path in sorted(Path(folders[0]).rglob("*.py")):
+        files[f"{top}/{path.relative_to(folders[0]).as_posix()}"] = path.read_text(encoding="utf-8")
+    if sum(map(len, files.values())) > MOST_BYTES:
+        raise UnsupportedJob(
+            f"The spread {spread!r} is in the package {top}, which has over {MOST_BYTES >> 20} MB of Python files: "
+            "too much to travel to nodes. Put the spread into a small package of its own."
+        )
+    return files
+
+
+def bundle(directory: Path, spread: str = "") -> Path:
     """The zip's path in `directory`, written once for each of its contents."""
-    files = contents()
+    files = contents(spread)
     digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
     path = make_private(directory) / (f"trainkit-{digest}.zip")
     if not path.exists():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.boot.rundir import read_json
 from trainkit.errors import ComputeTargetException, UserErrorException
+from trainkit.options import launcher_of, several_machines
 
 if TYPE_CHECKING:
     from trainkit.workspace import Workspace
@@ -28,15 +29,21 @@ class Target:
     max_nodes: int | None
     vm_size: str
     words: str  # for people: in the run's record
+    several_machines: bool = False  # its nodes are not this machine, whose resources say nothing of theirs
 
 
-def machines(workspace: Workspace, vm_size: str) -> tuple[str, dict[str, Any], str]:
-    """The launcher that reaches machines of this size, its options, and words that say so."""
+def machines(workspace: Workspace, name: str, vm_size: str, max_nodes: int | None = None) -> Target:
+    """The target `name` whose machines are those of this size, as config.json maps it.
+
+    Raises UserErrorException where the launcher that it names is not installed, or cannot be made with its options.
+    """
     mapped = workspace.config.vm_size(vm_size) if vm_size else None
     if mapped is None:
         unmapped = f" ({vm_size} is not mapped in {workspace.config.path})" if vm_size else ""
-        return "local", {}, _THIS_MACHINE + unmapped
-    return mapped.launcher, dict(mapped.options), f"{vm_size} through the launcher {mapped.launcher!r}"
+        return Target(name, "local", {}, max_nodes, vm_size, _THIS_MACHINE + unmapped)
+    several = several_machines(launcher_of(mapped.launcher, mapped.options))
+    words = f"{vm_size} through the launcher {mapped.launcher!r}"
+    return Target(name, mapped.launcher, dict(mapped.options), max_nodes, vm_size, words, several)
 
 
 def check_name(name: str) -> None:

@@ -1,33 +1,36 @@
 """One node's agent: turns the node into ranks, passes requests to end on to them, and reports how they ended.
 
 All agents of a job end together: the head's agent tells the others to start and to stop, and a node that is lost, or
-that loses the head, ends its ranks. An agent runs nothing before the driver has recorded the launcher's handle, so that
-a driver's death can never lead to the same job twice. Files it may touch: its own under attempts/K/nodes and its log.
+that loses the head, ends its ranks. The head starts nothing before the driver has recorded the launcher's handle, so
+that a driver's death can never lead to the same job twice. Files it may touch: its own under attempts/K/nodes, its log.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from trainkit.boot import processes
+from trainkit.boot.channel import Channel, Message
+from trainkit.boot.formation import formation
+from trainkit.boot.gathering import Gathering
 from trainkit.boot.identity import job_environment, node_environment
-from trainkit.boot.ports import reserve_port
 from trainkit.boot.ranks import without_ranks
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
+from trainkit.boot.shims import ranks_below
 from trainkit.errors import LaunchError, TrainkitError
-from trainkit.job import Job, Node, is_rank
+from trainkit.job import Job, Node
 
 HANDLE_SECONDS = 30.0  # for the driver to record its handle
-GATHER_SECONDS = 60.0  # for all nodes to report to the head
+BEAT_SECONDS = 2.0  # between two signs of life of the head, for a driver that can see its files
 GRACE_SECONDS = 5.0  # between a request to end and the kill, at least
+_FAREWELL_SECONDS = 2.0  # for the other nodes' agents to end once the head has told them that all is over
 _MORE_SECONDS = 1.0  # for ranks to report what became of their scripts
 VICTIM_SECONDS = 2.0  # for ranks that lost a peer to say so themselves
 _TICK = 0.05
@@ -46,35 +49,43 @@ class _Started:
 
 @dataclass
 class Agent:
-    """The agent of node `node` in one attempt of `job`."""
+    """The agent of node `node` in one attempt of `job`; `on_network` where the nodes are on several machines."""
 
     job: Job
     attempt: AttemptDir
     node: int
     end: Reserved  # its report, which no full disk hides
-    channel: Any = None
+    on_network: bool = False
+    channel: Optional[Channel] = None
+    relay: Any = None
+    environment: Dict[str, str] = field(default_factory=dict)  # of everything that is started here
     started: List[_Started] = field(default_factory=list)
+    inbox: List[Tuple[int, Message]] = field(default_factory=list)  # came before the ranks were started
+    names: Tuple[str, ...] = ()  # of all nodes
     reason: str = ""  # why the ranks were asked to end before they had
-    stopping: float = 0.0  # when that was; 0 while they run
+    lost: Dict[str, Any] = field(default_factory=dict)  # the first node that was lost: its rank, name, and why
+    stopping: float = 0.0  # when the ranks were asked to end; 0 while they run
     victims_until: float = 0.0
     done: Dict[int, bool] = field(default_factory=dict)  # nodes whose commands have all ended
+    over: float = 0.0  # when the head said, or was told, that all nodes are done
+    beaten: float = 0.0
     asked: bool = False
     grace: float = GRACE_SECONDS
-
-    @property
-    def name(self) -> str:
-        """This node's name; where one machine hosts several, each has its own."""
-        host = socket.gethostname()
-        return host if self.job.nodes == 1 else "%s-%d" % (host, self.node)
 
     def run(self) -> None:
         """Live through the whole job, then say how it ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        gathering = Gathering(self.job, self.attempt, self.node, self.on_network, lambda: self.asked)
         problem = ""
         try:
-            self._await_handle()
-            self._spread(self._gather())
+            if self.node == 0:
+                self._await_handle()
+            try:
+                node = gathering.meet()
+            finally:
+                self.channel, self.inbox, self.names = gathering.channel, gathering.early, gathering.names
+            self._spread(node)
             self._watch()
         except TrainkitError as error:
             problem = error.message
@@ -88,8 +99,9 @@ class Agent:
         if problem and self.channel is not None:
             self.channel.send({"type": "failed", "node": self.node, "reason": problem})
         commands = [{"argv": list(s.argv), "status": s.status} for s in self.started]
-        end = {"node": self.node, "name": self.name, "ended": time.time(), "problem": problem, "commands": commands}
-        self.end.publish({**end, "reason": self.reason})
+        name = self.names[self.node] if self.names else gathering.name
+        end = {"node": self.node, "name": name, "ended": time.time(), "problem": problem, "commands": commands}
+        self.end.publish({**end, "reason": self.reason, "lost": self.lost})
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.asked = True
@@ -103,54 +115,6 @@ class Agent:
                 raise LaunchError("The driver has not recorded this launch: it ended before the job began.")
             time.sleep(0.01)
 
-    def _gather(self) -> Node:
-        """Meet the other nodes; what this one needs to know of them."""
-        address = os.environ.get("TRAINKIT_HEAD_ADDRESS", "127.0.0.1")
-        if self.node == 0:
-            port, self._port_lock = reserve_port(address)
-        if self.job.nodes == 1:
-            return Node(0, (self.name,), address, port)
-        from trainkit.boot.channel import HeadChannel, NodeChannel
-
-        if self.node == 0:
-            self.channel = HeadChannel(self.attempt, address)
-            names = {0: self.name}
-            self._await(
-                lambda n, m: names.update({n: m["name"]}),
-                lambda: [n for n in range(self.job.nodes) if n not in names],
-                "hello",
-            )
-            facts: Dict[str, Any] = {"names": [names[n] for n in sorted(names)], "head": address, "port": port}
-            self.channel.send({"type": "facts", **facts})
-        else:
-            self.channel = NodeChannel(self.attempt, self.node, self.name, lambda: self._check_gathering([0]))
-            facts = {}
-            self._await(lambda n, m: facts.update(m), lambda: [] if "names" in facts else [0], "facts")
-        return Node(self.node, tuple(facts["names"]), facts["head"], facts["port"])
-
-    def _await(self, take: Any, missing: Any, kind: str) -> None:
-        """Take in a message of this kind from every node that is `missing`."""
-        deadline = time.monotonic() + GATHER_SECONDS
-        while missing():
-            for node, message in self.channel.received():
-                if message["type"] == kind:
-                    take(node, message)
-                elif message["type"] in ("lost", "stop", "failed"):
-                    raise LaunchError("Node %d was lost before the job began." % node, transient=True)
-            self._check_gathering(missing())
-            if time.monotonic() > deadline:
-                raise LaunchError("Not all %d nodes reported within %d s." % (self.job.nodes, GATHER_SECONDS))
-            time.sleep(0.01)
-
-    def _check_gathering(self, missing: List[int]) -> None:
-        """Raise LaunchError where a node that is waited for cannot come any more, as far as this machine knows."""
-        if self.asked:
-            raise LaunchError("Asked to end before the job began.")
-        for node in missing:
-            agent = str((read_json(self.attempt.agent(node)) or {}).get("identity", ""))
-            if agent and not processes.rebooted(agent) and not processes.is_alive(agent):  # so it is of this machine
-                raise LaunchError("The agent of node %d was killed before the job began." % node, transient=True)
-
     def _spread(self, node: Node) -> None:
         """Start this node's commands."""
         from trainkit.boot.plugins import spread
@@ -158,13 +122,24 @@ class Agent:
         environment = without_ranks(os.environ)
         environment.update(self.job.environment)
         environment.update(job_environment(self.job, node))
-        environment.update(node_environment(self.job, self.node))
+        environment.update(node_environment(self.job, self.node, bool(node.machines)))
         environment.pop("PYTHONINSPECT", None)  # would make a prompt of every script's end
+        self.environment = environment
+        if node.machines and self.channel is not None:
+            from trainkit.boot.relay import Relay
+
+            self.relay = Relay(self.node, self.names, self.channel.send, self._start)
+            environment.update(self.relay.environment())
         make_private(self.attempt.logs)
         for command in spread(self.job.spread)(self.job, node):
-            own = {**environment, **command.environment}
-            process = processes.start(command.argv, own, self.job.run_dir, sys.stdout.fileno(), signal.SIGKILL)
+            process = self._start(command.argv, command.environment, sys.stdout.fileno())
             self.started.append(_Started(list(command.argv), process))
+
+    def _start(
+        self, argv: Sequence[str], extra: Mapping[str, str], output: int = subprocess.PIPE
+    ) -> "subprocess.Popen[bytes]":
+        """A process that dies with this agent, in the environment of this node's ranks."""
+        return processes.start(argv, {**self.environment, **extra}, self.job.run_dir, output, signal.SIGKILL)
 
     def _watch(self) -> None:
         """Until all commands of all nodes have ended, or have been ended."""
@@ -172,6 +147,7 @@ class Agent:
         while True:
             self._note_ends()
             self._note_messages()
+            self._beat()
             if self.asked:
                 self._stop("canceled")
             if time.monotonic() > limit:
@@ -203,26 +179,63 @@ class Agent:
     def _note_messages(self) -> None:
         if self.channel is None:
             return
-        for node, message in self.channel.received():
+        arrived, self.inbox = self.inbox + self.channel.received(), []
+        for node, message in arrived:
             kind = message["type"]
+            if self.relay is not None and self.relay.take(node, message):
+                continue
             if kind == "done":
                 self.done[node] = True
-            elif kind == "stop" or (kind == "lost" and self.node != 0):
-                self._stop(message.get("reason") or "the head's agent was lost")
-            elif kind == "lost" and not self.done.get(node):
-                self._stop("node %d was lost" % node)
+            elif kind == "end":
+                self.over = time.monotonic()
+            elif kind == "stop":
+                self._stop(message.get("reason") or "the head asked for it")
+            elif kind == "lost":
+                self._note_lost(node, message.get("why", ""))
             elif kind == "failed" and not self.victims_until:
                 self.victims_until = time.monotonic() + VICTIM_SECONDS
                 self.reason = message.get("reason") or ""
+        if self.relay is not None:
+            self.relay.step()
+
+    def _note_lost(self, node: int, why: str) -> None:
+        """A node is gone: so is the job, unless that node had nothing left to do."""
+        if self.over or (self.node == 0 and self.done.get(node)):
+            return
+        if not self.stopping:
+            self.lost = {"node": node, "name": self.names[node], "why": why}
+            self._stop("node %d (%s) was lost: %s" % (node, self.names[node], why))
+
+    def _beat(self) -> None:
+        """The head's sign of life, in a file; and the end of one that was given up while it slept."""
+        now = time.monotonic()
+        if self.node != 0 or not self.on_network or now - self.beaten < BEAT_SECONDS:
+            return
+        self.beaten = now
+        try:
+            self.attempt.beat.write_text("%.3f" % now)
+        except OSError:  # a full disk
+            pass
+        if self.attempt.next().handle.exists():
+            self._stop("the job was started again without this node")
 
     def _others_done(self) -> bool:
         """Whether the other nodes have ended too; the head waits for all, the others only for its word."""
-        if self.channel is None or self.stopping:
+        if self.channel is None:
             return True
-        if not self.done.get(self.node):
-            self.done[self.node] = True
-            self.channel.send({"type": "done", "node": self.node})
-        return self.node != 0 or len(self.done) == self.job.nodes
+        if self.node != 0:
+            if not self.done.get(self.node):
+                self.done[self.node] = True
+                self.channel.send({"type": "done", "node": self.node})
+            return bool(self.over or self.stopping)
+        self.done[0] = True
+        if not self.over and not self.stopping and len(self.done) == self.job.nodes:
+            self.over = time.monotonic()
+            self.channel.send({"type": "end"})
+        if self.stopping or self.over:
+            late = self.over and time.monotonic() - self.over > _FAREWELL_SECONDS
+            return bool(late or not self.channel.peers())
+        return False
 
     def _stop(self, reason: str) -> None:
         """Ask everything that runs to end, on all nodes."""
@@ -233,7 +246,7 @@ class Agent:
             self.grace = max(GRACE_SECONDS, self.job.grace_seconds + _MORE_SECONDS)
         if self.channel is not None:
             self.channel.send({"type": "stop", "reason": reason})
-        ranks = _ranks_below(os.getpid(), self.job.run_id) if self.grace > GRACE_SECONDS else []
+        ranks = ranks_below(os.getpid(), self.job.run_id) if self.grace > GRACE_SECONDS else []
         for pid in ranks:  # mpirun would kill them a second after it was asked to end
             os.kill(pid, signal.SIGTERM)
         for command in self.started:
@@ -246,36 +259,16 @@ class Agent:
             if command.process.poll() is None:
                 command.process.kill()
             command.status = command.process.wait()
+        if self.relay is not None:
+            self.relay.close()
         processes.end_children()
 
 
-def _ranks_below(agent: int, run_id: str) -> List[int]:
-    """The shims of all ranks that the agent, or what it has started, has started."""
-    found = []
-    for pid in processes.with_environment("TRAINKIT_RUN_ID", run_id):
-        try:
-            with open("/proc/%d/cmdline" % pid, "rb") as file:
-                words = os.fsdecode(file.read()).split("\0")
-        except OSError:
-            continue
-        if is_rank(words):
-            found.append(pid)
-    ranks = []
-    for pid in found:
-        parent = processes.parent_of(pid)
-        if parent in found:
-            continue  # a shim's script, which has the same words
-        while parent > 1 and parent != agent:
-            parent = processes.parent_of(parent)
-        if parent == agent:
-            ranks.append(pid)
-    return ranks
-
-
 def main(argv: List[str]) -> int:
-    """Entry point of `python -m trainkit.boot.agent RUN_DIR ATTEMPT NODE`."""
-    run_dir, number, node = argv[0], int(argv[1]), int(argv[2])
-    attempt = RunDir(run_dir).attempt(number)
+    """Entry point of `python -m trainkit.boot.agent RUN_DIR ATTEMPT NODE [network]`."""
+    run_dir, number, place = argv[:3]
+    node = int(place if place.isdigit() else os.environ[place])
+    attempt = formation(RunDir(run_dir), int(number), node, os.environ)
     make_private(attempt.nodes)
     if processes.hold_lock(attempt.agent_lock(node)) is None:
         return 0
@@ -285,7 +278,8 @@ def main(argv: List[str]) -> int:
     job = read_json(attempt.job)
     if job is None:
         return 1
-    Agent(Job.from_json(job), attempt, node, Reserved(attempt.agent_end(node), _REPORT_BYTES)).run()
+    end = Reserved(attempt.agent_end(node), _REPORT_BYTES)
+    Agent(Job.from_json(job), attempt, node, end, "network" in argv[3:]).run()
     return 0
 
 

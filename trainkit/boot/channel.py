@@ -1,49 +1,60 @@
 """The agents' channel: the head's agent listens, those of the other nodes dial it.
 
 TCP with the handshake of `multiprocessing.connection`, authenticated by a key from a private file. Messages are small
-JSON objects with a "type": hello (a node is there), facts (start your ranks), beat, failed (a command of this node
-ended badly), done (all have ended), stop. A closed connection is a lost node; so is one silent for `FENCE_SECONDS`.
+JSON objects with a "type": hello (a node is there), facts (who is who), go (start your ranks), beat, failed (a command
+of this node ended badly), done (all have ended), stop, and those of the preflight and the relay. A closed connection is
+a lost node; so is one silent for `FENCE_SECONDS`.
 """
 
 from __future__ import annotations
 
 import json
 import queue
+import socket
+import struct
 import threading
 import time
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from trainkit.boot.network import own_address
 from trainkit.boot.rundir import AttemptDir, publish, read_json
 from trainkit.errors import LaunchError
 
 BEAT_SECONDS = 1.0
 FENCE_SECONDS = 8.0
+DIAL_SECONDS = 30.0
+_PROBE_SECONDS = 2.0  # for one address of the head to answer
+_SEND_SECONDS = 4  # for a peer to take a message; one that doesn't is as good as lost
+_LOOPBACK = "127.0.0.1"
 Message = Dict[str, Any]
 
 
 class Channel:
     """Messages between this node and its peers: all nodes for the head, the head alone for any other.
 
-    `received` yields (node rank, message); a message {"type": "lost"} tells of a peer that is gone.
+    `received` yields (node rank, message); a message {"type": "lost", "why": ...} tells of a peer that is gone.
     """
 
     def __init__(self) -> None:
         self._peers: Dict[int, Connection] = {}
+        self._sending: Dict[int, threading.Lock] = {}
         self._inbox: "queue.Queue[Tuple[int, Message]]" = queue.Queue()
         self._heard: Dict[int, float] = {}
         self._beaten = 0.0
         self._lock = threading.Lock()
 
     def send(self, message: Message, to: Optional[int] = None) -> None:
-        """Send to one peer, or to all; a peer that is gone is reported by `received`."""
+        """Send to one peer, or to all; a peer that is gone, or takes nothing, is reported by `received`."""
         with self._lock:
-            peers = [self._peers[to]] if to is not None and to in self._peers else list(self._peers.values())
-        for peer in peers:
+            peers = [(n, p) for n, p in self._peers.items() if n in self._heard and to in (None, n)]
+        data = json.dumps(message).encode()
+        for node, peer in peers:
             try:
-                peer.send_bytes(json.dumps(message).encode())
-            except OSError:
-                continue
+                with self._sending[node]:
+                    peer.send_bytes(data)
+            except (OSError, ValueError):
+                self._lose(node, "its connection broke")
 
     def received(self) -> List[Tuple[int, Message]]:
         """Everything that has arrived since the last call; never blocks."""
@@ -51,22 +62,27 @@ class Channel:
         if now - self._beaten > BEAT_SECONDS:
             self._beaten = now
             self.send({"type": "beat"})
+        with self._lock:
+            silent = [node for node, heard in self._heard.items() if now - heard > FENCE_SECONDS]
+        for node in silent:
+            self._lose(node, "nothing was heard of it for %g s" % FENCE_SECONDS)
         messages = []
         while True:
             try:
                 messages.append(self._inbox.get_nowait())
             except queue.Empty:
-                break
+                return messages
+
+    def peers(self) -> List[int]:
+        """The nodes that are connected now."""
         with self._lock:
-            silent = [node for node, heard in self._heard.items() if now - heard > FENCE_SECONDS]
-        for node in silent:
-            self._forget(node)
-            messages.append((node, {"type": "lost"}))
-        return messages
+            return sorted(self._heard)
 
     def _listen_to(self, node: int, peer: Connection) -> None:
+        _limit_sending(peer)
         with self._lock:
             self._peers[node], self._heard[node] = peer, time.monotonic()
+            self._sending[node] = threading.Lock()
         threading.Thread(target=self._read, args=(node, peer), daemon=True).start()
 
     def _read(self, node: int, peer: Connection) -> None:
@@ -74,10 +90,7 @@ class Channel:
             try:
                 message = json.loads(peer.recv_bytes(1 << 20))
             except (EOFError, OSError, ValueError):
-                with self._lock:
-                    known = self._heard.pop(node, None) is not None
-                if known:
-                    self._inbox.put((node, {"type": "lost"}))
+                self._lose(node, "its agent ended or was killed")
                 return
             with self._lock:
                 if node in self._heard:
@@ -85,53 +98,82 @@ class Channel:
             if message.get("type") != "beat":
                 self._inbox.put((node, message))
 
-    def _forget(self, node: int) -> None:
+    def _lose(self, node: int, why: str) -> None:
+        """Report a peer as lost, once."""
         with self._lock:
-            self._heard.pop(node, None)
+            known = self._heard.pop(node, None) is not None
+        if known:
+            self._inbox.put((node, {"type": "lost", "why": why}))
 
 
 class HeadChannel(Channel):
     """The head's end: publishes where it listens, and takes in whoever knows the key."""
 
-    def __init__(self, attempt: AttemptDir, address: str) -> None:
+    def __init__(self, attempt: AttemptDir, addresses: List[str]) -> None:
+        """`addresses` are those that the others may try; none but loopback where all nodes are on this machine."""
         super().__init__()
-        self._listener = Listener((address, 0), authkey=attempt.key.read_bytes(), backlog=512)
-        publish(attempt.head, {"address": address, "port": self._listener.address[1]})
+        here = addresses == [_LOOPBACK]
+        self._listener = Listener((_LOOPBACK if here else "0.0.0.0", 0), authkey=attempt.key.read_bytes(), backlog=512)
+        publish(attempt.head, {"addresses": addresses, "port": self._listener.address[1]})
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
         while True:
             try:
                 peer = self._listener.accept()
-                hello = json.loads(peer.recv_bytes(1 << 16))
+                hello = json.loads(peer.recv_bytes(1 << 20))
+                node = int(hello["node"])
             except Exception:  # a stranger without the key, or a peer that died at the door
                 continue
-            self._listen_to(int(hello["node"]), peer)
-            self._inbox.put((int(hello["node"]), hello))
+            if node not in self._peers:
+                self._listen_to(node, peer)
+                self._inbox.put((node, hello))
 
 
 class NodeChannel(Channel):
-    """The end of any other node: finds the head by its published address."""
+    """The end of any other node: finds the head by its published addresses.
 
-    def __init__(
-        self, attempt: AttemptDir, node: int, name: str, check: Callable[[], None], timeout_seconds: float = 30.0
-    ) -> None:
+    `via` is the head's address that answered, `local` this node's own end of that connection.
+    """
+
+    def __init__(self, attempt: AttemptDir, node: int, hello: Message, check: Callable[[], None]) -> None:
         """Dials the head until it answers. `check` is called meanwhile, and raises where that has become pointless."""
         super().__init__()
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            head = read_json(attempt.head)
-            if head:
+        deadline = time.monotonic() + DIAL_SECONDS
+        reason, peer = "it has not said where it listens", None
+        while peer is None:
+            for self.via, port in _places(read_json(attempt.head)):
                 try:
-                    peer = Client((head["address"], head["port"]), authkey=attempt.key.read_bytes())
+                    socket.create_connection((self.via, port), _PROBE_SECONDS).close()
+                    peer = Client((self.via, port), authkey=attempt.key.read_bytes())
                     break
-                except OSError as error:
-                    reason = str(error)
-            else:
-                reason = "it has not said where it listens"
+                except (OSError, EOFError) as error:  # the head throws out those that only knock
+                    reason = "%s port %d: %s" % (self.via, port, error)
             check()
             if time.monotonic() > deadline:
-                raise LaunchError("Node %d cannot reach the head's agent: %s." % (node, reason), transient=True)
-            time.sleep(0.02)
+                raise LaunchError(_unreachable(node, str(hello.get("name")), reason), transient=True)
+            if peer is None:
+                time.sleep(0.02)
+        self.local = own_address(peer.fileno())
         self._listen_to(0, peer)
-        self.send({"type": "hello", "node": node, "name": name})
+        self.send({**hello, "type": "hello", "node": node, "via": self.via, "local": self.local})
+
+
+def _places(head: Optional[Message]) -> List[Tuple[str, int]]:
+    return [(address, int(head["port"])) for address in head["addresses"]] if head else []
+
+
+def _unreachable(node: int, name: str, reason: str) -> str:
+    return (
+        "Node %d (%s) cannot reach the head's agent (%s). The nodes of a job need TCP connections to each other: check "
+        "names, routes and firewalls between them." % (node, name, reason)
+    )
+
+
+def _limit_sending(peer: Connection) -> None:
+    """Have sends fail after a while: a peer that is stopped must not stop this one."""
+    import os
+
+    with socket.socket(fileno=os.dup(peer.fileno())) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -9,6 +9,9 @@ from typing import Dict, Mapping
 from trainkit.boot.ranks import Rank
 from trainkit.job import Job, Node
 
+# Which network interface torch.distributed's backends use, where a node may have several.
+_INTERFACE_NAMES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
 
 def job_environment(job: Job, node: Node) -> Dict[str, str]:
     """What all ranks of a node share; the node's agent sets it."""
@@ -32,13 +35,20 @@ def job_environment(job: Job, node: Node) -> Dict[str, str]:
     }
     if job.nodes > 1:
         values["AZ_BATCH_MASTER_NODE"] = head
+    if node.machines:
+        values["TRAINKIT_SEVERAL_MACHINES"] = "1"
+    if node.interface and job.nodes > 1:
+        for name in _INTERFACE_NAMES:
+            values[name] = job.environment.get(name, node.interface)
     return values
 
 
-def node_environment(job: Job, node_rank: int) -> Dict[str, str]:
+def node_environment(job: Job, node_rank: int, several_machines: bool = False) -> Dict[str, str]:
     """What one node's processes see: where several logical nodes share a machine, each has its share of the GPUs."""
     if not job.gpus_per_node:
         return {"CUDA_VISIBLE_DEVICES": ""}
+    if several_machines:  # each has its own, and what assigned them has said which
+        return {}
     first, last = node_rank * job.gpus_per_node, (node_rank + 1) * job.gpus_per_node
     ids = job.environment.get("TRAINKIT_GPUS", "")  # those counted at submit; without them, the machine's first ones
     chosen = ids.split(",")[first:last] if ids else [str(n) for n in range(first, last)]
@@ -72,7 +82,7 @@ def rank_environment(job: Job, rank: Rank, env: Mapping[str, str]) -> Dict[str, 
             OMPI_COMM_WORLD_LOCAL_RANK=str(rank.local_rank),
             OMPI_COMM_WORLD_LOCAL_SIZE=str(rank.local_size),
         )
-    values.update(node_environment(job, rank.node_rank))
+    values.update(node_environment(job, rank.node_rank, "TRAINKIT_SEVERAL_MACHINES" in env))
     if job.command:  # the command makes ranks of its own: what it starts says who it is
         return {name: value for name, value in values.items() if not name.startswith("TRAINKIT_") or "NODE" in name}
     return values

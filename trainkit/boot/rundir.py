@@ -76,8 +76,14 @@ class AttemptDir:
         self.head = self.path / "head.json"  # where node 0's agent listens
         self.handle = self.path / "handle.json"
         self.nodes = self.path / "nodes"
+        self.beat = self.nodes / "0.beat"  # the head agent's sign of life, where nodes are on several machines
+        self.preflight = self.path / "preflight.json"  # what the nodes found of each other before the ranks started
         self.ranks = self.path / "ranks"
         self.logs = self.path / "logs"
+
+    def next(self) -> "AttemptDir":
+        """The attempt after this one."""
+        return AttemptDir(self.path.parent / str(self.number + 1))
 
     def rank_record(self, rank: int) -> Path:
         """How rank `rank` ended."""

@@ -1,0 +1,106 @@
+"""Called like ssh, by mpirun and horovodrun: runs a command on another node of this job, through the nodes' agents.
+
+    python -m trainkit.boot.exec [ssh's options] NODE COMMAND WORDS...
+    python -m trainkit.boot.exec --program PATH COMMAND WORDS...
+
+As with ssh, the words are joined and given to a shell there, output comes back, and so does the exit status: 255 where
+the node cannot be reached. Options are ignored. The command has the environment that its node's agent gives to its own
+ranks; of this program's environment it gets the variables that TRAINKIT_CARRY names.
+
+The second form writes PATH, a program that stands for the first one where only a path may be given, and becomes COMMAND.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any, Dict, List, Sequence, Tuple
+
+CARRY = "TRAINKIT_CARRY"
+_WITH_VALUE = "BbcDEeFIiJLlmOopQRSWw"  # ssh's options that take one
+_FAILED = 255
+
+
+def parse(words: Sequence[str]) -> Tuple[str, str]:
+    """The node and the shell's line of an ssh command line: `-x -p 22 root@node2 echo hello` -> node2, `echo hello`."""
+    rest = list(words)
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        if option == "--":
+            break
+        if option[-1] in _WITH_VALUE and len(option) == 2 and rest:
+            rest.pop(0)
+    if rest and len(rest) > 1:
+        node = rest.pop(0).rpartition("@")[2]
+        while len(rest) > 1 and rest[0].startswith("-"):  # horovodrun has options after the node too
+            if rest.pop(0)[-1] in _WITH_VALUE:
+                rest.pop(0)
+        return node, " ".join(rest)
+    raise SystemExit("usage: exec [ssh's options] NODE COMMAND WORDS...")
+
+
+def write_program(path: str) -> None:
+    """An executable file that does what `python -m trainkit.boot.exec` does, with the same Python and trainkit."""
+    import shlex
+
+    this = sys.argv[0] if sys.argv[0].endswith(".zip") else ""
+    words = [sys.executable, *([this] if this else ["-m", "trainkit.boot"])]
+    words = [sys.executable, this, "exec"] if this else [sys.executable, "-m", "trainkit.boot.exec"]
+    partial = "%s.%d" % (path, os.getpid())
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700), "w") as file:
+        file.write('#!/bin/sh\nexec %s "$@"\n' % " ".join(shlex.quote(word) for word in words))
+    os.replace(partial, path)
+
+
+def ask(node: str, line: str) -> int:
+    """Have the line run there; its exit status."""
+    address = os.environ.get("TRAINKIT_RELAY", "")
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect("\0" + address)
+    except OSError as error:
+        sys.stderr.write("trainkit: this node's agent does not answer: %s\n" % error)
+        return _FAILED
+    names = [name for name in os.environ.get(CARRY, "").split(",") if name in os.environ]
+    request = {"node": node, "line": line, "environment": {name: os.environ[name] for name in names}}
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: _say(connection, {"signal": number}))
+    _say(connection, request)
+    with connection.makefile("rb") as answers:
+        for answer in answers:
+            message = json.loads(answer.decode())
+            if "status" in message:
+                if message["why"]:
+                    sys.stderr.write("trainkit: %s\n" % message["why"])
+                return int(message["status"])
+            _write(int(message["stream"]), base64.b64decode(message["data"]))
+    sys.stderr.write("trainkit: this node's agent has ended\n")
+    return _FAILED
+
+
+def _say(connection: socket.socket, words: Dict[str, Any]) -> None:
+    try:
+        connection.sendall(json.dumps(words).encode() + b"\n")
+    except OSError:
+        pass  # the agent has ended, which the reader will see
+
+
+def _write(stream: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(stream, data) :]
+
+
+def main(argv: List[str]) -> int:
+    """Entry point of `python -m trainkit.boot.exec`."""
+    if argv[:1] == ["--program"]:
+        write_program(argv[1])
+        os.execvp(argv[2], argv[2:])
+    return ask(*parse(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
