@@ -7,6 +7,7 @@ asked for its own path, and only an mpirun of the same family and version is tak
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ print(libraries[0] if libraries else "")
 
 @dataclass(frozen=True)
 class Mpi:
-    """An MPI: `kind` is openmpi or mpich, `library` the file that ranks load (empty: they load none)."""
+    """An MPI: `kind` is openmpi, mpich or intel, `library` the file that ranks load (empty: they load none)."""
 
     kind: str
     version: str
@@ -38,6 +39,14 @@ class Mpi:
         """For messages: version, library and mpirun."""
         return f"{self.version} (library {self.library or 'not loaded by ranks'}, mpirun {self.mpirun})"
 
+    @property
+    def dialect(self) -> str:
+        """Which words its mpirun understands: openmpi4, openmpi5, mpich or intel."""
+        if self.kind != "openmpi":
+            return self.kind
+        major = re.search(r"(\d+)\.\d", self.version)
+        return "openmpi4" if major and int(major.group(1)) < 5 else "openmpi5"
+
 
 def find_mpi(interpreter: str) -> Mpi:
     """The mpirun of the MPI library that mpi4py loads in `interpreter`, else one beside it or on PATH.
@@ -47,7 +56,7 @@ def find_mpi(interpreter: str) -> Mpi:
     probe = subprocess.run([interpreter, "-c", _PROBE], capture_output=True, text=True, timeout=60)
     if probe.returncode == 0:
         version, library = (probe.stdout.splitlines() + ["", ""])[:2]
-        kind = "openmpi" if "open mpi" in version.lower() else "mpich"
+        kind = _kind(version)
         mpirun = _belonging(kind, Path(os.path.realpath(library)), version)
         if not mpirun:
             raise LaunchError(
@@ -63,7 +72,12 @@ def find_mpi(interpreter: str) -> Mpi:
             "brings both, or use another spread (fork, torchrun)."
         )
     version = _version(beside)
-    return Mpi("openmpi" if "open" in version.lower() else "mpich", version, "", beside)
+    return Mpi(_kind(version), version, "", beside)
+
+
+def _kind(version: str) -> str:
+    words = version.lower()
+    return "openmpi" if "open mpi" in words or "openrte" in words else "intel" if "intel" in words else "mpich"
 
 
 def _version(mpirun: str) -> str:

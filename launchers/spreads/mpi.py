@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from trainkit.job import Command, Job, Node, rank_command
+from trainkit.job import Command, Job, Node
 
+from ..mpidialects import command
 from ..mpirun import find_mpi
 
 
 def mpi(job: Job, node: Node) -> list[Command]:
-    """One mpirun, on the head, for all ranks; where one machine hosts several nodes, ranks belong to them in order."""
-    if node.rank != 0:
+    """One mpirun, on the head, for all ranks; where one machine hosts several nodes, ranks belong to them in order.
+
+    On other machines it starts its daemons through the nodes' agents. Raises LaunchError on a machine that has no
+    mpirun that fits the job's MPI library.
+    """
+    if node.rank != 0 and (not node.machines or node.machines[node.rank] != node.rank):
         return []
-    library = find_mpi(job.interpreter)
-    environment = {"TRAINKIT_MPI": library.words}
-    size = str(job.world_size)
-    if library.kind != "openmpi":
-        return [Command((library.mpirun, "-n", size, *rank_command(job)), environment)]
-    environment.update(
-        OMPI_ALLOW_RUN_AS_ROOT="1",
-        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-        PRTE_ALLOW_RUN_AS_ROOT="1",
-        PRTE_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-        OMPI_MCA_rmaps_base_oversubscribe="1",
-        PRTE_MCA_rmaps_default_mapping_policy=":oversubscribe",
-        # of its own: an mpirun that ends takes a folder that all share away from one that starts
-        PRTE_MCA_prte_tmpdir_base=f"{job.run_dir}/attempts/{job.attempt}/mpi",
-    )
-    return [
-        Command((library.mpirun, "--oversubscribe", "--bind-to", "none", "-n", size, *rank_command(job)), environment)
-    ]
+    found = find_mpi(job.interpreter)
+    return [command(job, node, found)] if node.rank == 0 else []

@@ -7,7 +7,7 @@ As with ssh, the words are joined and given to a shell there, output comes back,
 the node cannot be reached. Options are ignored. The command has the environment that its node's agent gives to its own
 ranks; of this program's environment it gets the variables that TRAINKIT_CARRY names.
 
-The second form writes PATH, a program that stands for the first one where only a path may be given, and becomes COMMAND.
+The second form writes PATH, a program that is the first one where only a path may be given, and becomes COMMAND.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ _FAILED = 255
 
 def parse(words: Sequence[str]) -> Tuple[str, str]:
     """The node and the shell's line of an ssh command line: `-x -p 22 root@node2 echo hello` -> node2, `echo hello`."""
-    rest = list(words)
-    while rest and rest[0].startswith("-"):
-        option = rest.pop(0)
+    rest = _without_options(list(words))
+    node = rest.pop(0).rpartition("@")[2] if rest else ""
+    line = " ".join(_without_options(rest))  # ssh takes options after the node too, and horovodrun gives some
+    if not node or not line:
+        raise SystemExit("usage: exec [ssh's options] NODE COMMAND WORDS...")
+    return node, line
+
+
+def _without_options(words: List[str]) -> List[str]:
+    while words and words[0].startswith("-"):
+        option = words.pop(0)
         if option == "--":
             break
-        if option[-1] in _WITH_VALUE and len(option) == 2 and rest:
-            rest.pop(0)
-    if rest and len(rest) > 1:
-        node = rest.pop(0).rpartition("@")[2]
-        while len(rest) > 1 and rest[0].startswith("-"):  # horovodrun has options after the node too
-            if rest.pop(0)[-1] in _WITH_VALUE:
-                rest.pop(0)
-        return node, " ".join(rest)
-    raise SystemExit("usage: exec [ssh's options] NODE COMMAND WORDS...")
+        if len(option) == 2 and option[1] in _WITH_VALUE and words:
+            words.pop(0)
+    return words
 
 
 def write_program(path: str) -> None:
     """An executable file that does what `python -m trainkit.boot.exec` does, with the same Python and trainkit."""
     import shlex
 
-    this = sys.argv[0] if sys.argv[0].endswith(".zip") else ""
-    words = [sys.executable, *([this] if this else ["-m", "trainkit.boot"])]
-    words = [sys.executable, this, "exec"] if this else [sys.executable, "-m", "trainkit.boot.exec"]
+    here = (sys.argv[0], "exec") if sys.argv[0].endswith(".zip") else ("-m", "trainkit.boot.exec")
     partial = "%s.%d" % (path, os.getpid())
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700), "w") as file:
-        file.write('#!/bin/sh\nexec %s "$@"\n' % " ".join(shlex.quote(word) for word in words))
+        file.write('#!/bin/sh\nexec %s "$@"\n' % " ".join(shlex.quote(word) for word in (sys.executable, *here)))
     os.replace(partial, path)
 
 

@@ -1,9 +1,9 @@
 """The agents as remote shell: "run this on node X", asked by a program on any node, over the agents' own channel.
 
-mpirun and horovodrun start what they need on other nodes through `ssh HOST COMMAND`. Here `trainkit.boot.exec` stands in
-for that ssh: it asks the Relay of its own node's agent, which asks that of node X, which starts the command as its own
-child. So every process of a job is a descendant of its node's agent, whoever asked for it, and no ssh is needed. Output
-and exit status come back; when the asking program dies, what it asked for is killed.
+mpirun and horovodrun start what they need on other nodes through `ssh HOST COMMAND`. Here `trainkit.boot.exec` stands
+in for that ssh: it asks the Relay of its own node's agent, which asks that of node X, which starts the command as its
+own child. So every process of a job is a descendant of its node's agent, whoever asked for it, and no ssh is needed.
+Output and exit status come back; when the asking program dies, what it asked for is killed.
 
 It owns one socket, which has no file (an abstract one: it vanishes with the agent, however that ends) and serves this
 user's processes alone, and the processes that it started.
@@ -19,7 +19,7 @@ import socket
 import struct
 import subprocess
 from contextlib import suppress
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 Message = Dict[str, Any]
 Start = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[bytes]"]
@@ -105,8 +105,8 @@ class Relay:
         for number, asker in self._askers.items():
             if asker.node == node:
                 self._on_exit({"id": number, "status": _LOST, "why": "the agent of node %d was lost" % node})
-        for (origin, number), command in self._running.items():
-            if origin == node:
+        for key, command in self._running.items():
+            if key[0] == node:
                 _kill(command, signal.SIGKILL)
 
     def close(self) -> None:
@@ -165,7 +165,9 @@ class Relay:
         node = self._node_of(str(words["node"]))
         if node is None:
             nodes = ", ".join(self._names)
-            self._on_exit({"id": number, "status": _LOST, "why": "no node is called %s; there are %s" % (words["node"], nodes)})
+            self._on_exit(
+                {"id": number, "status": _LOST, "why": "no node is called %s; there are %s" % (words["node"], nodes)}
+            )
             return
         asker.node = node
         self._send("exec", node, number, line=words["line"], environment=words["environment"])

@@ -1,0 +1,123 @@
+"""How each MPI's mpirun is told where ranks belong: one table, pure functions.
+
+Open MPI 4 starts its daemons on other nodes by `plm_rsh_agent`, Open MPI 5 by `plm_ssh_agent`, MPICH and Intel MPI by
+Hydra's `-launcher-exec`: all call it as they would call ssh. Here that is a program which asks the nodes' agents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from trainkit.errors import LaunchError
+from trainkit.job import Command, Job, Node, rank_command
+
+from .mpirun import Mpi
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the ranks of a job go: machines with their numbers of ranks, and how this job's nodes are reached."""
+
+    hosts: tuple[tuple[str, int], ...]  # empty where all nodes are on this machine
+    program: str  # called like ssh; relative to the run directory, for Open MPI divides it at blanks
+    interface: str
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One family of mpirun: its words before the number of ranks, and the variables of mpirun and all ranks."""
+
+    words: Callable[[Place], tuple[str, ...]]
+    environment: Callable[[Place], Mapping[str, str]]
+
+
+def place_of(job: Job, node: Node) -> Place:
+    """Raises LaunchError where mpirun would number the ranks in another order than the job's nodes."""
+    if list(node.machines) != sorted(node.machines):
+        raise LaunchError(
+            f"mpirun numbers ranks machine by machine, but this job's nodes alternate between machines "
+            f"({', '.join(node.names)}). List the nodes of one machine next to each other, or use the spread torchrun "
+            "or fork."
+        )
+    slots: dict[str, int] = {}
+    for machine in node.machines:
+        slots[node.names[machine]] = slots.get(node.names[machine], 0) + job.ranks_per_node
+    return Place(tuple(slots.items()), f"attempts/{job.attempt}/ssh", node.interface)
+
+
+def _slots(place: Place) -> str:
+    return ",".join(f"{name}:{count}" for name, count in place.hosts)
+
+
+def _open_words(place: Place) -> tuple[str, ...]:
+    words = ("--oversubscribe", "--bind-to", "none")
+    return (*words, "--map-by", "slot", "-H", _slots(place)) if place.hosts else words
+
+
+def _open4(place: Place) -> Mapping[str, str]:
+    values = {
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    }
+    if place.hosts:
+        values["OMPI_MCA_plm_rsh_agent"] = place.program
+    if place.hosts and place.interface:
+        values.update(OMPI_MCA_oob_tcp_if_include=place.interface, OMPI_MCA_btl_tcp_if_include=place.interface)
+    return values
+
+
+def _open5(place: Place) -> Mapping[str, str]:
+    values = {
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_ALLOW_RUN_AS_ROOT": "1",
+        "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    }
+    if place.hosts:
+        values["PRTE_MCA_plm_ssh_agent"] = place.program
+    if place.hosts and place.interface:
+        values.update(PRTE_MCA_prte_if_include=place.interface, OMPI_MCA_btl_tcp_if_include=place.interface)
+    return values
+
+
+def _hydra_words(place: Place) -> tuple[str, ...]:
+    if not place.hosts:
+        return ()
+    words = ("-launcher", "ssh", "-launcher-exec", place.program, "-genvnone", "-hosts", _slots(place))
+    return (*words, "-iface", place.interface) if place.interface else words
+
+
+def _hydra(place: Place) -> Mapping[str, str]:
+    """libfabric's TCP provider picks an interface of its own, unless it is told which."""
+    return {"FI_TCP_IFACE": place.interface} if place.hosts and place.interface else {}
+
+
+DIALECTS: Mapping[str, Dialect] = {
+    "openmpi4": Dialect(_open_words, _open4),
+    "openmpi5": Dialect(_open_words, _open5),
+    "mpich": Dialect(_hydra_words, _hydra),
+    "intel": Dialect(_hydra_words, _hydra),
+}
+
+
+def command(job: Job, node: Node, mpi: Mpi) -> Command:
+    """The head's mpirun for all ranks of the job."""
+    place = place_of(job, node)
+    dialect = DIALECTS[mpi.dialect]
+    environment = {"TRAINKIT_MPI": mpi.words, **dialect.environment(place)}
+    environment = {name: job.environment.get(name, value) for name, value in environment.items()}
+    if mpi.dialect == "openmpi5":  # of its own: an mpirun that ends takes a folder that all share away from others
+        environment["PRTE_MCA_prte_tmpdir_base"] = f"{job.run_dir}/attempts/{job.attempt}/mpi"
+    argv = (mpi.mpirun, *dialect.words(place), "-n", str(job.world_size), *rank_command(job))
+    if not place.hosts:
+        return Command(argv, environment)
+    environment["TRAINKIT_CARRY"] = ",".join((*environment, "TRAINKIT_CARRY"))
+    return Command((*exec_command(job), "--program", place.program, *argv), environment)
+
+
+def exec_command(job: Job) -> tuple[str, ...]:
+    """The command line of the program that stands in for ssh."""
+    return (job.interpreter, job.boot, "exec") if job.boot else (job.interpreter, "-m", "trainkit.boot.exec")
