@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.strangers import moon  # noqa: F401
 from trainkit import (
     AmlCompute,
     ComputeTarget,
@@ -234,20 +235,22 @@ def test_an_unmapped_size_is_this_machine_and_the_record_says_so(workspace: Work
     assert "not mapped" in resolve(workspace, None, vm_size="STANDARD_NC6").words
 
 
+@pytest.mark.usefixtures("moon")
 def test_config_maps_sizes_to_launchers(workspace: Workspace) -> None:
     path = workspace.config.path
-    sizes = {"Standard_NC6": {"launcher": "ssh", "options": {"hosts": ["a", "b"]}}}
+    options = {"crater": "Tycho", "hosts": ["a", "b"]}
+    sizes = {"Standard_NC6": {"launcher": "moon", "options": options}}
     path.write_text(json.dumps({**json.loads(path.read_text()), "vm_sizes": sizes}))
     mapped = Workspace.from_config(path)
     found = resolve(mapped, create(mapped))
-    assert (found.launcher, found.options, found.max_nodes) == ("ssh", {"hosts": ["a", "b"]}, 4)
-    assert found.words == "cluster: STANDARD_NC6 through the launcher 'ssh', at most 4 nodes at once"
+    assert (found.launcher, found.options, found.max_nodes) == ("moon", options, 4)
+    assert found.words == "cluster: STANDARD_NC6 through the launcher 'moon', at most 4 nodes at once"
     single = resolve(mapped, None, vm_size="standard_nc6")
-    assert (single.launcher, single.max_nodes) == ("ssh", None)
+    assert (single.name, single.launcher, single.max_nodes) == ("amlcompute", "moon", None)
     here, other = AmlCompute.supported_vmsizes(mapped)
     assert here["vCPUs"] >= 1
     assert here["memoryGB"] > 0
-    assert other == {"name": "Standard_NC6", "launcher": "ssh"}
+    assert other == {"name": "Standard_NC6", "launcher": "moon"}
 
 
 def test_unknown_and_foreign_targets(workspace: Workspace, tmp_path: Path) -> None:

@@ -2,46 +2,49 @@
 
 A target is a record in <root>/compute/<name>.json and the tickets of its runs (`trainkit.slots`). Nothing is rented
 and nothing starts up: a target is ready as soon as it is described. Which machines its `vm_size` means, config.json
-says ("vm_sizes"); a size that it does not map means this machine, which hosts any number of logical nodes.
+says ("vm_sizes"); a size that it does not map means this machine, which hosts any number of logical nodes. A cluster
+that exists is attached by the launcher that reaches it (`trainkit.attached`).
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from trainkit.boot import rundir
 from trainkit.errors import ComputeTargetException, UserErrorException, WorkspaceException
 from trainkit.provisioning import AmlComputeStatus, ProvisioningConfiguration, require_max_nodes, status_of
 from trainkit.slots import Slots
-from trainkit.targets import Target, check_name, machines, names, read_record, record_file
+from trainkit.targets import Target, check_name, is_attached, machines, names, publish_record, read_record, record_file
+from trainkit.targetstate import Records, TargetState
 
 if TYPE_CHECKING:
-    from trainkit.run import Run
+    from trainkit.attached import AttachedCompute
+    from trainkit.job import Launcher
     from trainkit.workspace import Workspace
 
-Records = list[dict[str, Any]]
 __all__ = ["AmlCompute", "ComputeTarget", "ProvisioningConfiguration", "Target", "resolve"]
 
 
-class ComputeTarget:
-    """A compute target of a workspace. `ComputeTarget(workspace, name)` returns the AmlCompute of that name.
+class ComputeTarget(TargetState):
+    """A compute target of a workspace. `ComputeTarget(workspace, name)` returns the one of that name: an AmlCompute
+    where it was created here, an AttachedCompute where it was attached.
 
     Raises ComputeTargetException where there is none.
     """
 
-    type = "AmlCompute"
+    type = ""
 
-    def __new__(cls, workspace: Workspace | None = None, name: str = "") -> AmlCompute:  # no arguments: copy.copy
-        return object.__new__(AmlCompute)
+    def __new__(cls, workspace: Workspace | None = None, name: str = "") -> ComputeTarget:  # no arguments: copy.copy
+        if cls is not ComputeTarget or workspace is None:
+            return object.__new__(cls)
+        from trainkit.attached import AttachedCompute
 
-    def __init__(self, workspace: Workspace, name: str) -> None:
-        self.workspace = workspace
-        self.name = name
+        return object.__new__(AttachedCompute if is_attached(read_record(workspace, name)) else AmlCompute)
 
     @staticmethod
     def create(workspace: Workspace, name: str, provisioning_configuration: ProvisioningConfiguration) -> AmlCompute:
@@ -55,15 +58,10 @@ class ComputeTarget:
         if not isinstance(wanted, ProvisioningConfiguration):
             raise ComputeTargetException(
                 f"ComputeTarget.create needs what AmlCompute.provisioning_configuration returns, not "
-                f"{type(wanted).__name__}."
+                f"{type(wanted).__name__}. ComputeTarget.attach takes a launcher."
             )
         wanted.validate_configuration()
-        machines(workspace, wanted.vm_size)
-        now = datetime.now(timezone.utc).isoformat()
-        workspace.prepare_root()
-        new = rundir.publish(
-            record_file(workspace, name), {"name": name, "created": now, "modified": now, **asdict(wanted)}
-        )
+        new = publish_record(workspace, name, asdict(wanted))
         target = AmlCompute(workspace, name)
         if not new and target.configuration.scale != wanted.scale:
             raise ComputeTargetException(
@@ -76,18 +74,36 @@ class ComputeTarget:
         return target
 
     @staticmethod
-    def list(workspace: Workspace) -> Sequence[AmlCompute]:
+    def attach(
+        workspace: Workspace,
+        name: str,
+        attach_configuration: Launcher,
+        *,
+        max_nodes: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+    ) -> AttachedCompute:
+        """Make a cluster that exists a target: jobs reach it through a launcher, such as `Slurm(partition="gpu")`.
+
+        The record keeps the launcher's name and fields, so no field may hold a secret; the target that exists is
+        returned where it is the same. `max_nodes` limits the nodes in use at once; without it the cluster decides.
+        Raises UserErrorException for a launcher that is not installed, a secret or a reserved name,
+        ComputeTargetException for what is impossible or contradicts the target that exists.
+        """
+        from trainkit.attached import attach
+
+        return attach(workspace, name, attach_configuration, max_nodes, dict(tags or {}), description)
+
+    @staticmethod
+    def list(workspace: Workspace) -> Sequence[ComputeTarget]:
         """All targets of the workspace, by name."""
-        return [AmlCompute(workspace, name) for name in names(workspace)]
+        return [ComputeTarget(workspace, name) for name in names(workspace)]
 
 
 class AmlCompute(ComputeTarget):
     """A compute target: at most `max_nodes` nodes in use at once, first come first served."""
 
-    def __init__(self, workspace: Workspace, name: str) -> None:
-        super().__init__(workspace, name)
-        self._deleted = False
-        self.refresh_state()
+    type = "AmlCompute"
 
     @staticmethod
     def provisioning_configuration(
@@ -139,6 +155,8 @@ class AmlCompute(ComputeTarget):
     def refresh_state(self) -> None:
         """Read the target's record again. Raises ComputeTargetException where it was deleted."""
         values = read_record(self.workspace, self.name)
+        if is_attached(values):
+            raise ComputeTargetException(f"{self.name} was attached, not created: use ComputeTarget(workspace, name).")
         try:
             self.configuration = ProvisioningConfiguration(
                 **{name: values[name] for name in asdict(ProvisioningConfiguration())}
@@ -148,7 +166,13 @@ class AmlCompute(ComputeTarget):
             raise WorkspaceException(
                 f"{record_file(self.workspace, self.name)} is damaged: it has no {error}. Delete it and create it anew."
             ) from error
+        self._tags, self._description = self.configuration.tags, self.configuration.description
         self.slots = Slots(self.workspace.root / "targets" / self.name, self.configuration.max_nodes)
+
+    @property
+    def max_nodes(self) -> int:
+        """The most nodes in use at once."""
+        return self.configuration.max_nodes
 
     @property
     def vm_size(self) -> str:
@@ -160,57 +184,11 @@ class AmlCompute(ComputeTarget):
         """ "dedicated" or "lowpriority"."""
         return self.configuration.vm_priority
 
-    @property
-    def tags(self) -> dict[str, str]:
-        """Given when it was created."""
-        return dict(self.configuration.tags)
-
-    @property
-    def description(self) -> str:
-        """Given when it was created."""
-        return self.configuration.description
-
-    @property
-    def provisioning_state(self) -> str:
-        """ "Succeeded", until it is deleted."""
-        return self.get_status().provisioning_state
-
-    @property
-    def provisioning_errors(self) -> None:
-        """Nothing is provisioned, so nothing fails."""
-        return None
-
-    def wait_for_completion(
-        self,
-        show_output: bool = False,
-        min_node_count: int | None = None,
-        timeout_in_minutes: float = 25,
-        is_delete_operation: bool = False,
-    ) -> None:
-        """Return at once: a target is ready when it is described, and gone when it is deleted.
-
-        Raises ComputeTargetException for a `min_node_count` that the target can never have.
-        """
-        if min_node_count is not None and min_node_count > self.configuration.max_nodes:
-            raise ComputeTargetException(
-                f"{self.name} never has {min_node_count} nodes: its max_nodes is {self.configuration.max_nodes}."
-            )
-        if show_output:
-            print(self.provisioning_state)
-            print("AmlCompute wait for completion finished")
-            if not is_delete_operation:
-                print("Minimum number of nodes requested have been provisioned")
-
     def get_status(self) -> AmlComputeStatus:
         """The target's state now; always answers, for a deleted one too."""
         return status_of(
             self.configuration, self.slots.tickets(), self.created_on, self.modified_on, deleted=self._deleted
         )
-
-    def serialize(self) -> dict[str, Any]:
-        """The target as plain values."""
-        return {"name": self.name, "type": self.type, "tags": self.tags, "description": self.description,
-                "properties": self.get_status().serialize()}  # fmt: skip
 
     def update(
         self,
@@ -233,32 +211,14 @@ class AmlCompute(ComputeTarget):
         rundir.replace(record_file(self.workspace, self.name), values)
         self.refresh_state()
 
-    def delete(self) -> None:
-        """Forget the target. Raises UserErrorException while runs hold its nodes or wait for them."""
-        self.slots.close()
-        record_file(self.workspace, self.name).unlink(missing_ok=True)
-        self._deleted = True
+    def resolved(self) -> Target:
+        """Where a job on this target runs. Raises UserErrorException where its launcher cannot be had."""
+        found = machines(self.workspace, self.name, self.vm_size, self.max_nodes)
+        return replace(found, words=f"{self.name}: {found.words}, at most {self.max_nodes} nodes at once")
 
     def detach(self) -> NoReturn:
         """Raises ComputeTargetException: this kind of target is deleted."""
         raise ComputeTargetException(f"{self.name} cannot be detached, because it was created here; use delete().")
-
-    def list_nodes(self) -> Records:
-        """The nodes in use, and the run that each of them works for."""
-        nodes: Records = []
-        for ticket in self.slots.tickets():
-            if ticket.granted:
-                for number in range(ticket.nodes):
-                    node = f"{ticket.run_id}-{number}"
-                    nodes.append({"nodeId": node, "nodeState": "running", "runId": ticket.run_id})
-        return nodes
-
-    def get_active_runs(self) -> Iterator[Run]:
-        """Runs that hold nodes of the target or wait for them, oldest first."""
-        from trainkit.run import Run
-
-        for ticket in self.slots.tickets():
-            yield Run.get(self.workspace, ticket.run_id)
 
     @staticmethod
     def supported_vmsizes(workspace: Workspace, location: str | None = None) -> Records:
@@ -275,9 +235,10 @@ class AmlCompute(ComputeTarget):
 def resolve(workspace: Workspace, target: object = None, vm_size: str | None = None) -> Target:
     """Where a job runs: `target` is a compute target, its name, or "local" or None for this machine.
 
-    `vm_size` counts only where no target is named. Raises ComputeTargetException for an unknown target.
+    `vm_size` counts only where no target is named. Raises ComputeTargetException for an unknown target,
+    UserErrorException where its launcher is not installed or cannot be made with its options.
     """
-    if isinstance(target, AmlCompute):
+    if isinstance(target, ComputeTarget):
         if target.workspace.root != workspace.root:
             raise ComputeTargetException(
                 f"The compute target {target.name} belongs to the workspace {target.workspace.name} "
@@ -285,13 +246,10 @@ def resolve(workspace: Workspace, target: object = None, vm_size: str | None = N
             )
         target = target.name
     if target is None or target in ("local", "amlcompute"):
-        launcher, options, words = machines(workspace, vm_size or "")
-        return Target("local" if launcher == "local" else "amlcompute", launcher, options, None, vm_size or "", words)
+        found = machines(workspace, "amlcompute", vm_size or "")
+        return replace(found, name="local") if found.launcher == "local" else found
     if not isinstance(target, str):
         raise UserErrorException(
             f"compute_target is {target!r}; it is a compute target, the name of one, or 'local' for this machine."
         )
-    found = AmlCompute(workspace, target)
-    launcher, options, words = machines(workspace, found.vm_size)
-    most = found.configuration.max_nodes
-    return Target(target, launcher, options, most, found.vm_size, f"{target}: {words}, at most {most} nodes at once")
+    return ComputeTarget(workspace, target).resolved()

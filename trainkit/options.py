@@ -71,9 +71,9 @@ def launcher_of(name: str, options: Mapping[str, Any]) -> Launcher:
     values = {}
     for key, value in options.items():
         hint, one = fields[key]
-        if not one.metadata.get(BY_REFERENCE):
-            _refuse_secret(f"the launcher {name!r}", key, typed(hint, value, f"The launcher {name!r}: {key}"))
         values[key] = typed(hint, value, f"The launcher {name!r}: {key}")
+        if not one.metadata.get(BY_REFERENCE):
+            _refuse_secret(f"the launcher {name!r}", key, values[key])
     try:
         launcher = cls(**values)
     except TrainkitError:

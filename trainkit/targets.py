@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainkit.boot.rundir import read_json
+from trainkit.boot.rundir import publish, read_json
 from trainkit.errors import ComputeTargetException, UserErrorException
 from trainkit.options import launcher_of, several_machines
 
@@ -60,6 +62,18 @@ def check_name(name: str) -> None:
 def record_file(workspace: Workspace, name: str) -> Path:
     """Where a target's record is."""
     return workspace.root / "compute" / f"{name}.json"
+
+
+def publish_record(workspace: Workspace, name: str, values: Mapping[str, Any]) -> bool:
+    """Write the record of a new target; False where the name has one already."""
+    now = datetime.now(timezone.utc).isoformat()
+    workspace.prepare_root()
+    return publish(record_file(workspace, name), {"name": name, "created": now, "modified": now, **values})
+
+
+def is_attached(record: Mapping[str, Any]) -> bool:
+    """Whether a record is that of a target that was attached, and not created."""
+    return "launcher" in record
 
 
 def names(workspace: Workspace) -> list[str]:

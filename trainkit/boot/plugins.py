@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, distributions
 from typing import Any, cast
 
-from trainkit.errors import UserErrorException
+from trainkit.errors import UnsupportedJob, UserErrorException
 from trainkit.job import Spread
 
 LAUNCHERS = "trainkit.launchers"
@@ -32,11 +32,11 @@ def found(group: str) -> dict[str, list[tuple[str, EntryPoint]]]:
 
 
 def load(group: str, name: str) -> Any:
-    """What the entry point `name` refers to. Raises UserErrorException where there is none, or more than one."""
+    """What the entry point `name` refers to. Raises UnsupportedJob where there is none, UserErrorException for two."""
     points = found(group)
     kind = group.rpartition(".")[2][:-1] if group != LAUNCHERS else "launcher"
     if name not in points:
-        raise UserErrorException(
+        raise UnsupportedJob(
             f"There is no {kind} named {name!r}; installed are {', '.join(sorted(points)) or 'none'}. "
             f"A {kind} is installed with a distribution that has an entry point in the group {group!r}."
         )
