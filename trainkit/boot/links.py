@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Optional
 
 _MOST_BYTES = 8 << 20
 _MOST_SECONDS = 0.3
@@ -21,6 +21,7 @@ _CONNECT_SECONDS = 2.0
 _TALK_SECONDS = 3.0  # for what is said over a connection that stands
 _PINGS = 5
 _CHUNK = 1 << 18
+_UNDERWAY_BYTES = 1 << 20
 _DIGEST = 32
 _ANSWER = struct.Struct("!Qd")  # bytes that have come, seconds that they took
 
@@ -52,11 +53,14 @@ class Listener:
                 peer, _ = self._socket.accept()
             except OSError:
                 return
-            with peer:
-                try:
-                    self._answer(peer)
-                except OSError:  # a stranger, or a peer that died
-                    continue
+            threading.Thread(target=self._talk, args=(peer,), daemon=True).start()
+
+    def _talk(self, peer: socket.socket) -> None:
+        with peer:
+            try:
+                self._answer(peer)
+            except OSError:  # a stranger, or a peer that has gone
+                pass
 
     def _answer(self, peer: socket.socket) -> None:
         peer.settimeout(_TALK_SECONDS)
@@ -76,7 +80,7 @@ class Listener:
                 return
             count += came
         peer.sendall(_ANSWER.pack(count, time.monotonic() - begun))
-        while peer.recv_into(buffer):  # what was under way: closing now would take the answer back
+        while peer.recv_into(buffer):  # what was under way: to close before it has come would take the answer back
             pass
 
 
@@ -92,6 +96,8 @@ def measure(address: str, port: int, node: int, key: bytes) -> Dict[str, Any]:
 
 def _measured(peer: socket.socket, node: int, key: bytes) -> Dict[str, Any]:
     peer.settimeout(_TALK_SECONDS)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNDERWAY_BYTES)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # what is still to be sent is not
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     nonce, mine = _exactly(peer, _DIGEST), os.urandom(_DIGEST)
     peer.sendall(mine + _proof(key, b"dials", nonce + mine))
@@ -165,17 +171,3 @@ def _proof(key: bytes, who: bytes, nonces: bytes) -> bytes:
 
 def _words(error: OSError) -> str:
     return error.strerror or str(error)
-
-
-def slow(rates: Sequence[Optional[float]]) -> Dict[int, float]:
-    """The links that are much slower than the others, or slower than any training can use: node to MB/s."""
-    found = {}
-    for node, rate in enumerate(rates):
-        others = sorted(r for n, r in enumerate(rates) if n != node and r is not None)
-        median = others[len(others) // 2] if others else 0.0
-        if rate is not None and rate < _SLOW and (rate < median / 4 or rate < _VERY_SLOW):
-            found[node] = rate
-    return found
-
-
-_SLOW, _VERY_SLOW = 50.0, 12.5  # MB/s; the second is a network of 100 Mbit/s
