@@ -1,0 +1,170 @@
+"""What agents on several machines find out about each other before ranks start: real agents on nodes of a testbed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engines.testbed import Testbed, missing
+from trainkit.boot.preflight import RECORD
+from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
+from trainkit.job import Job, agent_command
+from trainkit.starting import write_key
+
+pytestmark = pytest.mark.engine
+SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Testbed]:
+    """Three nodes: every test leaves them as they were."""
+    if missing():
+        pytest.skip(missing())
+    with Testbed(nodes=3) as made:
+        yield made
+
+
+class Started:
+    """A job whose agents were started by hand, one on each node."""
+
+    def __init__(self, bed: Testbed, interpreter: str = sys.executable, first: int | None = None) -> None:
+        """Agents on the first nodes, all where `first` is not given; `start` starts the others."""
+        self.bed = bed
+        self.run = RunDir(bed.shared / f"run-{uuid.uuid4().hex[:8]}")
+        self.attempt = self.run.attempt(1)
+        for folder in (self.attempt.path, self.attempt.logs, self.attempt.ranks, self.attempt.nodes, self.run.code):
+            make_private(folder)
+        self.job = Job(
+            self.run.path.name, "e", str(self.run.path), 1, interpreter, command=("true",), nodes=len(bed.names)
+        )  # fmt: skip
+        write_key(self.attempt.key)
+        publish(self.attempt.job, self.job.to_json())
+        publish(self.attempt.handle, {"handle": "by hand", "time": time.time()})
+        self.agents: list[subprocess.Popen[str]] = []
+        for node in range(len(bed.names) if first is None else first):
+            self.start(node)
+
+    def start(self, node: int) -> None:
+        """Start a node's agent."""
+        with open(self.bed.folder / f"agent-{node}.log", "a") as log:
+            argv = agent_command(sys.executable, self.job, node, network=True)
+            agent = self.bed.start(self.bed.names[node], argv, cwd="/", stdout=log, stderr=log)
+        self.agents.append(agent)
+
+    def ended(self) -> tuple[str, Mapping[str, Any]]:
+        """Wait for all agents; the head's problem, and what the preflight has recorded."""
+        for agent in self.agents:
+            agent.wait(SECONDS)
+        end = read_json(self.attempt.agent_end(0), "problem") or {}
+        return str(end["problem"]), read_json(self.attempt.path / RECORD) or {}
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ranks(attempt: AttemptDir) -> list[Path]:
+    return sorted(attempt.ranks.glob("*.json"))
+
+
+def test_nodes_that_are_fit_start_their_ranks(bed: Testbed) -> None:
+    job = Started(bed)
+    problem, record = job.ended()
+    assert problem == "" and len(ranks(job.attempt)) == 3
+    assert record["problems"] == [] and [node["name"] for node in record["nodes"]] == bed.names
+    assert [node["address"] for node in record["nodes"]] == [bed.address(name) for name in bed.names]
+    assert all(node["link"]["rate"] > 0 and node["python"]["main"]["trainkit"] for node in record["nodes"])
+    assert len({node["machine"] for node in record["nodes"]}) == 3
+
+
+def test_a_folder_that_one_node_has_for_itself(bed: Testbed) -> None:
+    """The run's folder is there, under its path, with all that was copied: but it is another one."""
+    job = Started(bed, first=1)
+    until(job.attempt.head.exists)
+    copy = bed.shared / "copy"
+    subprocess.run(["cp", "-a", job.run.path, copy], check=True)
+    bed.hide("node3", job.run.path)
+    try:
+        bed.run("node3", ["cp", "-a", f"{copy}/.", str(job.run.path)], cwd="/", check=True)
+        job.start(1)
+        job.start(2)
+        problem, record = job.ended()
+    finally:
+        bed.show("node3", job.run.path)
+    assert "Node 2 (node3) does not see what the head has just written" in problem and str(job.run.path) in problem
+    assert len(record["problems"]) == 1 and not ranks(job.attempt)
+
+
+@pytest.fixture
+def environment(bed: Testbed) -> Path:
+    """A Python environment under the same path on all nodes, with one package."""
+    folder = bed.shared / f"env-{uuid.uuid4().hex[:8]}"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "birds-1.2.dist-info").mkdir()
+    return folder
+
+
+def test_an_interpreter_that_one_node_does_not_have(bed: Testbed, environment: Path) -> None:
+    bed.hide("node2", environment)
+    try:
+        problem, _ = Started(bed, str(environment / "bin" / "python")).ended()
+    finally:
+        bed.show("node2", environment)
+    assert f"Node 1 (node2) cannot run the job's Python: {environment}/bin/python is missing" in problem
+    assert "inherit=False" in problem
+
+
+def test_packages_that_one_node_does_not_have(bed: Testbed, environment: Path) -> None:
+    site = next(environment.glob("lib/python*/site-packages"))
+    bed.hide("node3", site)
+    try:
+        problem, _ = Started(bed, str(environment / "bin" / "python")).ended()
+    finally:
+        bed.show("node3", site)
+    assert "Node 2 (node3) has other packages than node1: no birds (1.2)" in problem
+
+
+def test_a_slow_link_is_noted_and_the_job_runs(bed: Testbed) -> None:
+    bed.limit("node2", mbit=10)
+    try:
+        job = Started(bed)
+        problem, record = job.ended()
+    finally:
+        bed.limit("node2", mbit=0)
+    assert problem == "" and len(ranks(job.attempt)) == 3
+    slow = [note for note in record["notes"] if "MB/s" in note]
+    assert [note.split(" sends")[0] for note in slow] == ["Node 0 (node1)", "Node 1 (node2)"]  # to it, and from it
+    assert record["nodes"][1]["link"]["rate"] < 12.5
+
+
+@pytest.mark.parametrize("way", ["refused", "dropped"])
+def test_neighbours_that_do_not_reach_each_other(bed: Testbed, way: str) -> None:
+    """All reach the head, but one not the next one: ranks would hang."""
+    address = bed.address("node3")
+    neighbour = ["ip", "neigh", "replace", address, "lladdr", "02:00:00:00:00:99", "nud", "permanent", "dev", "eth0"]
+    commands = {
+        "refused": (["ip", "route", "add", "unreachable", address], ["ip", "route", "del", "unreachable", address]),
+        "dropped": (neighbour, ["ip", "neigh", "del", address, "dev", "eth0"]),
+    }
+    begin, end = commands[way]
+    bed.run("node2", begin, cwd="/", check=True)
+    try:
+        job = Started(bed)
+        problem, record = job.ended()
+    finally:
+        bed.run("node2", end, cwd="/", check=True)
+    assert f"Node 1 (node2) cannot reach node 2 (node3) at {address}" in problem and "firewalls" in problem
+    assert not ranks(job.attempt)
+    assert json.dumps(record["nodes"][0]["link"]).count("rate") == 1  # the others were measured all the same
