@@ -43,16 +43,22 @@ def place_of(job: Job, node: Node) -> Place:
     slots: dict[str, int] = {}
     for machine in node.machines:
         slots[node.names[machine]] = slots.get(node.names[machine], 0) + job.ranks_per_node
-    return Place(tuple(slots.items()), f"attempts/{job.attempt}/ssh", node.interface)
+    return Place(tuple(slots.items()), f"{folder_of(job)}/ssh", node.interface)
 
 
-def _slots(place: Place) -> str:
+def folder_of(job: Job) -> str:
+    """Where programs that stand in for others lie; relative to the run directory, where commands are started."""
+    return f"attempts/{job.attempt}/bin"
+
+
+def slots_of(place: Place) -> str:
+    """As `mpirun -H`, Hydra's `-hosts` and `horovodrun -H` take them."""
     return ",".join(f"{name}:{count}" for name, count in place.hosts)
 
 
 def _open_words(place: Place) -> tuple[str, ...]:
     words = ("--oversubscribe", "--bind-to", "none")
-    return (*words, "--map-by", "slot", "-H", _slots(place)) if place.hosts else words
+    return (*words, "--map-by", "slot", "-H", slots_of(place)) if place.hosts else words
 
 
 def _open4(place: Place) -> Mapping[str, str]:
@@ -86,7 +92,7 @@ def _open5(place: Place) -> Mapping[str, str]:
 def _hydra_words(place: Place) -> tuple[str, ...]:
     if not place.hosts:
         return ()
-    words = ("-launcher", "ssh", "-launcher-exec", place.program, "-genvnone", "-hosts", _slots(place))
+    words = ("-launcher", "ssh", "-launcher-exec", place.program, "-genvnone", "-hosts", slots_of(place))
     return (*words, "-iface", place.interface) if place.interface else words
 
 
@@ -115,7 +121,7 @@ def command(job: Job, node: Node, mpi: Mpi) -> Command:
     if not place.hosts:
         return Command(argv, environment)
     environment["TRAINKIT_CARRY"] = ",".join((*environment, "TRAINKIT_CARRY"))
-    return Command((*exec_command(job), "--program", place.program, *argv), environment)
+    return Command((*exec_command(job), "--in", folder_of(job), *argv), environment)
 
 
 def exec_command(job: Job) -> tuple[str, ...]:

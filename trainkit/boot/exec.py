@@ -1,13 +1,14 @@
 """Called like ssh, by mpirun and horovodrun: runs a command on another node of this job, through the nodes' agents.
 
     python -m trainkit.boot.exec [ssh's options] NODE COMMAND WORDS...
-    python -m trainkit.boot.exec --program PATH COMMAND WORDS...
+    python -m trainkit.boot.exec --hosts NAME:RANKS,...
+    python -m trainkit.boot.exec --in FOLDER ... COMMAND WORDS...
 
 As with ssh, the words are joined and given to a shell there, output comes back, and so does the exit status: 255 where
 the node cannot be reached. Options are ignored. The command has the environment that its node's agent gives to its own
 ranks; of this program's environment it gets the variables that TRAINKIT_CARRY names.
 
-The second form writes PATH, a program that is the first one where only a path may be given, and becomes COMMAND.
+The second form prints those of the hosts whose agents live, a line each. The third is `trainkit.boot.programs`.
 """
 
 from __future__ import annotations
@@ -45,23 +46,28 @@ def _without_options(words: List[str]) -> List[str]:
     return words
 
 
-def write_program(path: str) -> None:
-    """An executable file that does what `python -m trainkit.boot.exec` does, with the same Python and trainkit."""
-    import shlex
+def alive(hosts: str) -> List[str]:
+    """Those of the hosts (`NAME:RANKS,...`) whose nodes' agents live; all where all nodes are on this machine."""
+    if not os.environ.get("TRAINKIT_RELAY"):
+        return hosts.split(",")
+    connection = _connect()
+    with connection.makefile("rwb") as stream:
+        stream.write(b'{"alive": true}\n')
+        stream.flush()
+        living = json.loads(stream.readline().decode())["alive"]
+    return [host for host in hosts.split(",") if host.rpartition(":")[0] in living]
 
-    here = (sys.argv[0], "exec") if sys.argv[0].endswith(".zip") else ("-m", "trainkit.boot.exec")
-    partial = "%s.%d" % (path, os.getpid())
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700), "w") as file:
-        file.write('#!/bin/sh\nexec %s "$@"\n' % " ".join(shlex.quote(word) for word in (sys.executable, *here)))
-    os.replace(partial, path)
+
+def _connect() -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect("\0" + os.environ.get("TRAINKIT_RELAY", ""))
+    return connection
 
 
 def ask(node: str, line: str) -> int:
     """Have the line run there; its exit status."""
-    address = os.environ.get("TRAINKIT_RELAY", "")
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.connect("\0" + address)
+        connection = _connect()
     except OSError as error:
         sys.stderr.write("trainkit: this node's agent does not answer: %s\n" % error)
         return _FAILED
@@ -96,9 +102,13 @@ def _write(stream: int, data: bytes) -> None:
 
 def main(argv: List[str]) -> int:
     """Entry point of `python -m trainkit.boot.exec`."""
-    if argv[:1] == ["--program"]:
-        write_program(argv[1])
-        os.execvp(argv[2], argv[2:])
+    if argv[:1] == ["--in"]:
+        from trainkit.boot import programs
+
+        programs.run(argv)
+    if argv[:1] == ["--hosts"]:
+        sys.stdout.write("".join(host + "\n" for host in alive(argv[1])))
+        return 0
     return ask(*parse(argv))
 
 

@@ -19,7 +19,7 @@ import socket
 import struct
 import subprocess
 from contextlib import suppress
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Set, Tuple
 
 Message = Dict[str, Any]
 Start = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[bytes]"]
@@ -75,6 +75,7 @@ class Relay:
         self._askers: Dict[int, _Asker] = {}
         self._running: Dict[Tuple[int, int], _Running] = {}  # by the asker's node and number
         self._count = 0
+        self._gone: Set[int] = set()
 
     def environment(self) -> Dict[str, str]:
         """What local programs need to find this relay."""
@@ -101,7 +102,8 @@ class Relay:
             self._watch(key, command)
 
     def lost(self, node: int) -> None:
-        """A node is gone: what was asked of it has ended as ssh would, what it asked for is killed."""
+        """A node is gone, the job goes on: what was asked of it has ended, as for ssh; what it asked for is killed."""
+        self._gone.add(node)
         for number, asker in self._askers.items():
             if asker.node == node:
                 self._on_exit({"id": number, "status": _LOST, "why": "the agent of node %d was lost" % node})
@@ -162,8 +164,13 @@ class Relay:
         if asker.node >= 0:
             self._send("kill", asker.node, number, signal=int(words["signal"]))
             return
+        if "alive" in words:
+            living = [name for node, name in enumerate(self._names) if node not in self._gone]
+            asker.answer += json.dumps({"alive": living}).encode() + b"\n"
+            asker.ended = True
+            return
         node = self._node_of(str(words["node"]))
-        if node is None:
+        if node is None or node in self._gone:
             nodes = ", ".join(self._names)
             self._on_exit(
                 {"id": number, "status": _LOST, "why": "no node is called %s; there are %s" % (words["node"], nodes)}
