@@ -168,3 +168,58 @@ def test_neighbours_that_do_not_reach_each_other(bed: Testbed, way: str) -> None
     assert f"Node 1 (node2) cannot reach node 2 (node3) at {address}" in problem and "firewalls" in problem
     assert not ranks(job.attempt)
     assert json.dumps(record["nodes"][0]["link"]).count("rate") == 1  # the others were measured all the same
+
+
+# trainkit doctor --target, as users run it.
+
+
+@pytest.fixture(scope="module")
+def lab(bed: Testbed) -> Path:
+    """A workspace on the shared disk with the three nodes as a target."""
+    folder = bed.shared / "workspace"
+    folder.mkdir()
+    for words in (["init"], ["compute", "add", "lab", "--launcher", "ssh", "--option", "hosts=node1,node2,node3"]):
+        trainkit(bed, folder, *words, code=0)
+    return folder
+
+
+def trainkit(bed: Testbed, folder: Path, *words: str, code: int) -> str:
+    """What the command printed, with errors; it must end with this code."""
+    done = bed.run("ctl", [sys.executable, "-m", "trainkit.cli", *words], cwd=folder, timeout=SECONDS)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_doctor_looks_at_a_target(bed: Testbed, lab: Path) -> None:
+    told = json.loads(trainkit(bed, lab, "doctor", "--target", "lab", "--json", code=0))
+    assert told["healthy"] and told["problems"] == [] and [node["name"] for node in told["nodes"]] == bed.names
+    text = trainkit(bed, lab, "doctor", "--target", "lab", "--nodes", "2", code=0)
+    assert "2 nodes of lab are fit" in text and "node2" in text and "node3" not in text
+    assert not list((lab / ".trainkit").glob("doctor*")) and not list((lab / ".trainkit").glob("runs/*"))
+
+
+def test_the_doctor_finds_what_is_wrong(bed: Testbed, lab: Path) -> None:
+    bed.fill("node2", "/dev/shm", free_kb=100)
+    bed.limit("node3", mbit=10)
+    try:
+        text = trainkit(bed, lab, "doctor", "--target", "lab", code=5)
+    finally:
+        bed.clear("node2", "/dev/shm")
+        bed.limit("node3", mbit=0)
+    assert "BAD   Node 1 (node2) has 0 MB left in /dev/shm" in text
+    assert "note  Node 1 (node2) sends only" in text and "are fit" not in text
+
+
+def test_the_doctor_says_which_node_does_not_see_the_workspace(bed: Testbed, lab: Path) -> None:
+    bed.hide("node3", lab)
+    try:
+        text = trainkit(bed, lab, "doctor", "--target", "lab", code=5)
+    finally:
+        bed.show("node3", lab)
+    assert "node3: it does not see" in text
+
+
+def test_a_target_that_is_this_machine(bed: Testbed, lab: Path) -> None:
+    trainkit(bed, lab, "compute", "add", "small", "--max-nodes", "2", code=0)
+    assert "without --target" in trainkit(bed, lab, "doctor", "--target", "small", code=2)
+    assert "not found" in trainkit(bed, lab, "doctor", "--target", "nowhere", code=2)
