@@ -1,0 +1,121 @@
+"""Slurm's commands, called: short acts between `slurmtext`, which writes, and `slurmstates`, which reads.
+
+Starts squeue, scontrol, sinfo, sacct and scancel, each with a time limit, and never raises for one that fails.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trainkit.errors import LaunchError
+from trainkit.job import Job, Status
+
+from . import slurmroom as room
+from . import slurmstates as states
+from .slurmtext import Handle, environment, name_of, refused, submitted
+
+_CALL_SECONDS = 30.0
+_EVERY_SECONDS = 1.0, 5.0  # between two questions about a job: soon, and when it has been watched for minutes
+
+
+@dataclass
+class Watched:
+    """What this process knows of a job that it watches: Slurm is not asked each time that somebody polls."""
+
+    status: Status = Status("running", "Slurm has not been asked yet")
+    since: float = field(default_factory=time.monotonic)
+    asked: float = float("-inf")
+    cancelled: float = float("inf")
+
+    def due(self) -> bool:
+        """Whether it is time to ask Slurm again; if so, this is taken for the time at which it was asked."""
+        now = time.monotonic()
+        pause = min(_EVERY_SECONDS[1], max(_EVERY_SECONDS[0], (now - self.since) / 60))
+        if self.status.phase == "ended" or now - self.asked < pause:
+            return False
+        self.asked = now
+        return True
+
+    def cancelled_for(self) -> float:
+        """For how many seconds it has been asked to end; the first call begins that."""
+        now = time.monotonic()
+        self.asked, self.cancelled = float("-inf"), min(self.cancelled, now)
+        return now - self.cancelled
+
+
+watched: dict[str, Watched] = {}
+
+
+def call(*command: str, times: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command of Slurm's; one that is missing, or does not answer, has the code 255 and says so."""
+    env = environment(os.environ)
+    if times:
+        env["SLURM_TIME_FORMAT"] = "%s"
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_CALL_SECONDS, env=env,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except FileNotFoundError:
+        words = f"{command[0]} is not on PATH here: submit from a machine of the cluster, or add Slurm's folder to PATH"
+    except OSError as error:
+        words = f"{command[0]}: {error}"
+    except subprocess.TimeoutExpired:
+        words = f"{command[0]} has not answered within {_CALL_SECONDS:g} s (timed out)"
+    return subprocess.CompletedProcess(command, 255, "", words)
+
+
+def check_room(partition: str, limit: str, job: Job) -> None:
+    """Refuse what sbatch would accept and Slurm never start. Raises LaunchError."""
+    command = ("scontrol", "show", "partition", "-o")
+    known = call(*command)
+    if known.returncode:
+        raise refused(command, known.stderr)
+    room.check_partition(partition, limit, job, room.partitions(known.stdout))
+    if job.min_nodes:
+        chosen = [f"--partition={partition}"] if partition else []
+        room.check_usable(job, room.usable(call("sinfo", "-h", "-N", "-o", "%N|%T", *chosen).stdout))
+
+
+def check_allocation(number: str, job: Job) -> None:
+    """Refuse to run in an allocation that has ended or is too small. Raises LaunchError."""
+    shown = call("scontrol", "show", "job", "-o", number)
+    room.check_allocation(job, number, states.details(shown.stdout), shown.stdout + shown.stderr)
+
+
+def find(job: Handle) -> tuple[states.Entry | None, str]:
+    """The job as Slurm tells of it, or None and the words with which it did not answer."""
+    seen = call("squeue", "-h", "-t", "all", "-j", job.id, "-o", states.SQUEUE, *job.where)
+    found = states.entry(seen.stdout)
+    if found is None and seen.returncode and not states.forgotten(seen.stderr):
+        return None, seen.stderr
+    if found is None or found.ended:
+        found = states.details(call("scontrol", "show", "job", "-o", job.id, *job.where).stdout) or found
+    if found is None:
+        kept = call("sacct", "-X", "-n", "-P", "-j", job.id, "-o", states.SACCT, *job.where)
+        found = states.account(kept.stdout)
+    return found or states.Entry("FORGOTTEN"), ""
+
+
+def step_of(job: Handle) -> tuple[str, str]:
+    """The number of the agents' step ("12.0"), empty where there is none, and what Slurm said if it did not answer."""
+    seen = call("squeue", "-h", "-s", "-j", job.id, "-o", "%i|%j", *job.where)
+    silent = seen.returncode != 0 and not states.forgotten(seen.stderr)
+    return states.step(seen.stdout, job.name), seen.stderr if silent else ""
+
+
+def submit(command: Sequence[str], job: Job) -> Handle:
+    """Submit; where Slurm refuses, or does not say whether it has accepted, nothing is left. Raises LaunchError."""
+    done = call(*command, times=False)
+    if done.returncode:
+        call("scancel", f"--jobname={name_of(job)}")
+        raise refused(command, done.stderr)
+    try:
+        return submitted(done.stdout, job)
+    except LaunchError:
+        call("scancel", f"--jobname={name_of(job)}")
+        raise
