@@ -88,7 +88,7 @@ class AttachedCompute(ComputeTarget):
         raise ComputeTargetException(f"{self.name} cannot be deleted, because it was attached; use detach().")
 
     def __repr__(self) -> str:
-        return f"AttachedCompute(workspace={self.workspace!r}, name={self.name!r}, {self.launcher!r})"
+        return f"AttachedCompute(workspace={self.workspace!r}, name={self.name!r}, launcher={self.launcher_name!r})"
 
 
 def attach(

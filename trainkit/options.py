@@ -107,8 +107,8 @@ def described(cls: type) -> list[dict[str, Any]]:
 
 
 def several_machines(launcher: object) -> bool:
-    """Whether the launcher's nodes are on other machines than this one: unless it says False, they are."""
-    return bool(getattr(type(launcher), "several_machines", True))
+    """Whether the nodes of a launcher, or its class, are on other machines than this one: unless it says False."""
+    return bool(getattr(launcher, "several_machines", True))
 
 
 def changed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,8 +119,13 @@ def changed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def pairs_of(options: Mapping[str, Any]) -> str:
     """Options in a sentence: "partition=gpu, hosts=a,b"."""
-    shown = {key: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for key, v in options.items()}
-    return ", ".join(f"{key}={text}" for key, text in shown.items())
+    return ", ".join(f"{key}={_shown(value)}" for key, value in options.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={item}" for key, item in value.items())
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _required(one: dataclasses.Field[Any]) -> bool:

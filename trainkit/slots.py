@@ -104,6 +104,16 @@ class Slots:
         """All tickets of runs that have not ended, in the order of their requests."""
         return [ticket for ticket in self._read()[1] if not _ended(ticket)]
 
+    def foreseen(self, nodes: int) -> str:
+        """What a run that asked now for so many nodes would wait for; empty where there is room. Writes nothing."""
+        tickets, limit = self.tickets(), self.max_nodes
+        used = sum(ticket.nodes for ticket in tickets if ticket.granted)
+        before = [ticket for ticket in tickets if not ticket.granted]
+        if limit is None or (not before and used + nodes <= limit):
+            return ""
+        mine = Ticket("", "", nodes, False, 0)
+        return self._reason(mine, limit, used, before, [ticket for ticket in tickets if ticket.granted])
+
     def set_limit(self, max_nodes: int) -> None:
         """Set the limit for everybody. Raises UserErrorException where a ticket asks for more nodes."""
         with self._held() as (_, tickets):

@@ -31,8 +31,8 @@ _COMMANDS = (
     ("Models", "models", "models", "List, show, register, download or delete models."),
     ("Models", "export", "export", "Turn a trained model into one checked ONNX file."),
     ("Models", "predict", "export", "Classify images with an ONNX file."),
-    ("This machine", "compute", "compute", "Add, list, show or delete compute targets."),
-    ("This machine", "launchers", "machine", "List the launchers and spreads that are installed."),
+    ("This machine", "compute", "compute", "Add, list, show, delete or detach compute targets."),
+    ("This machine", "launchers", "launchers", "List the launchers and spreads that are installed."),
     ("This machine", "doctor", "machine", "Check that jobs can run here."),
 )
 

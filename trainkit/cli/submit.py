@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,8 @@ def _options(function: Any) -> Any:
         option("--resume-from", metavar="RUN|DIR", help="A run, or checkpoints, to go on from."),
         option("--wait", is_flag=True, help="Wait for the end, telling the stages; exit as the run did."),
         option("--follow", is_flag=True, help="The same, printing what rank 0 prints."),
-        option("--dry-run", is_flag=True, help="Check everything and print the plan; start nothing."),
+        option("--dry-run", is_flag=True,
+               help="Check everything, print all that would be sent and what it would wait for; start nothing."),
     ]  # fmt: skip
     for one in reversed(options):
         function = one(function)
@@ -199,27 +199,8 @@ def _experiment_for(script: str) -> str:
 
 
 def _dry_run(workspace: Any, experiment: str, config: ScriptRunConfig, tags: dict[str, str], as_json: bool) -> int:
-    from trainkit.submit import plan
+    from trainkit.dryrun import preview, text_of
 
-    planned = plan(workspace, experiment, config, tags=tags)
-    output.emit(planned, as_json, "" if as_json else _plan(planned))
+    told = preview(workspace, config, experiment, tags)
+    output.emit(told, as_json, "" if as_json else text_of(told))
     return codes.DONE
-
-
-def _plan(planned: dict[str, Any]) -> str:
-    """A plan as people read it."""
-    environment, snapshot = planned["environment"], planned["snapshot"]
-    packages = [*environment["pip_packages"], *environment["conda_packages"]]
-    beside = "" if environment["inherit"] else "nothing but "
-    pairs = [
-        ("experiment", planned["experiment"]),
-        ("script", shlex.join([planned["loop"] or planned["script"], *planned["arguments"]])),
-        ("world", f"{planned['nodes']} node(s) x {planned['ranks_per_node']} rank(s), spread {planned['spread']}"),
-        ("target", planned.get("target_words") or planned["target"]),
-        ("devices", planned["devices"]),
-        ("python", environment["interpreter"]),
-        ("packages", beside + ", ".join(packages) if packages else None),
-        ("snapshot", f"{snapshot['files']} files, {output.size(snapshot['bytes'])} of {planned['source_directory']}"),
-        ("left out", snapshot["left_out"]),
-    ]
-    return output.fields(pairs) + "\n\nNothing was started: this is a dry run."
