@@ -26,7 +26,9 @@ def horovod_mpi(job: Job, node: Node) -> list[Command]:
         return []
     found = find_mpi(job.interpreter)
     environment = {"TRAINKIT_MPI": found.words, **DIALECTS[found.dialect].environment(place_of(job, node))}
-    return [_horovodrun(job, node, ("--mpi",), environment, ("--mpirun", found.mpirun))]
+    words = ("--mpi", "--binding-args=--bind-to none --map-by slot", "--mpi-args=--oversubscribe")
+    words = words if found.kind == "openmpi" else words[:1]  # Horovod's own are those of Open MPI 4 alone
+    return [_horovodrun(job, node, words, environment, ("--mpirun", found.mpirun))]
 
 
 def horovod_elastic(job: Job, node: Node) -> list[Command]:
