@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 from trainkit.boot import processes
 from trainkit.errors import LaunchError
@@ -15,6 +16,8 @@ from trainkit.job import Job, Status, agent_command
 @dataclass(frozen=True)
 class Local:
     """Runs jobs on the machine that submits them; its agents outlive the client."""
+
+    several_machines: ClassVar[bool] = False
 
     def start(self, job: Job) -> str:
         """Start the agents; the handle is their process names, which are never reused."""
