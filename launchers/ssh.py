@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Mapping
+import threading
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from trainkit.errors import ComputeTargetException, LaunchError
-from trainkit.job import Job, Status, agent_command
+from trainkit.job import Job, Status
 
-from .remote import lines, placing
-from .remote.asking import Line, Reply
+from .remote import agents, lines, placing, staging
+from .remote.asking import Line
 from .remote.hosts import Host, parse_host, parse_hostfile, parse_hosts
 from .remote.watching import Watch
 
-_BEGIN_SECONDS = 30.0  # for an agent to begin
-_END_SECONDS = 5.0  # for an agent to end that is not needed after all
 _watches: dict[tuple[Ssh, str], Watch] = {}
 
 
@@ -63,18 +60,22 @@ class Ssh:
 
     def start(self, job: Job) -> str:
         """Start the agents; the handle names their hosts and processes. Raises LaunchError, leaving nothing."""
-        hosts, line = self._hosts(), self._line(job)
+        hosts, line = self._hosts(), self._line(self.python or job.interpreter)
         placing.check(job, hosts)
+        if not self.shared_disk:
+            text = staging.start(line, job, hosts, self.directory).text()
+            threading.Thread(target=self._watch(text).attend, name="trainkit-ssh", daemon=True).start()
+            return text
         places = placing.Places()
         try:
-            places = placing.place(hosts, job.nodes, lambda tried: self._start(line, job, tried))
+            placing.place(hosts, job.nodes, lambda tried: agents.start(line, job, tried), places)
             if len(places.taken) < job.nodes:
                 raise placing.refusal(places.failed, len(places.taken), job.nodes)
         except BaseException:
-            self._undo(line, job, places.tried or list(hosts))
+            agents.end(line, job, places.tried)
             raise
-        nodes = [[places.taken[n].host.text, places.taken[n].values["identity"]] for n in range(job.nodes)]
-        return json.dumps({"python": line.python, "nodes": nodes, "words": places.words})
+        nodes = [(reply.host, str(reply.values["identity"])) for _, reply in sorted(places.taken.items())]
+        return agents.Handle(line.python, nodes, places.words).text()
 
     def poll(self, handle: str) -> Status:
         """Running while the head's agent or, after it, any other lives; lost where only the head cannot be reached."""
@@ -87,13 +88,13 @@ class Ssh:
 
     def dry_run(self, job: Job) -> str:
         """The command lines of a job, and what `start` waits for. Nothing is contacted."""
-        hosts, line = self._hosts(), self._line(job)
+        hosts, line = self._hosts(), self._line(self.python or job.interpreter)
         placing.check(job, hosts)
         text = []
         for node, host in enumerate(hosts[: job.nodes]):
             command = (*lines.to_host(line.words, host), lines.run_input(line.python))
             text.append(f"node {node}: {lines.shown(command)}")
-            text.append(f"  starts there: {lines.shown(self._argv(line, job, node))}")
+            text.append(f"  starts there: {lines.shown(agents.argv(line, job, node))}")
         spare = ", ".join(host.text for host in hosts[job.nodes :]) or "none"
         text.append(f"waits up to {self.connect_timeout_seconds:g} s for each host; spare hosts: {spare}")
         return "\n".join(text) + "\n"
@@ -117,58 +118,22 @@ class Ssh:
                 raise ComputeTargetException(f"The hostfile {self.hostfile} cannot be read: {error}") from error
         return tuple(host if host.user else replace(host, user=self.user) for host in hosts)
 
-    def _line(self, job: Job) -> Line:
-        return self._line_of(self.python or job.interpreter)
-
-    def _line_of(self, python: str) -> Line:
+    def _line(self, python: str) -> Line:
         words = lines.ssh_words(self.options, self.connect_timeout_seconds)
         return Line(words, python, self.connect_timeout_seconds)
 
-    def _argv(self, line: Line, job: Job, node: int) -> tuple[str, ...]:
-        return agent_command(line.python, job, node, network=job.nodes > 1)
-
-    def _start(self, line: Line, job: Job, tried: Mapping[int, Host]) -> list[Reply]:
-        requests = [
-            (
-                host,
-                {
-                    "act": "start",
-                    "argv": self._argv(line, job, node),
-                    "interpreter": job.interpreter,
-                    "directory": job.run_dir,
-                    "log": job.agent_log(node),
-                    "agent_file": _agent_file(job, node),
-                    "seconds": _BEGIN_SECONDS,
-                },
-            )
-            for node, host in tried.items()
-        ]
-        return line.ask(requests, _BEGIN_SECONDS)
-
-    def _undo(self, line: Line, job: Job, hosts: list[Host]) -> None:
-        """End whatever was begun: also an agent whose host did not come to say so."""
-        files = [_agent_file(job, node) for node in range(job.nodes)]
-        request: dict[str, Any] = {"act": "end", "agents": [], "agent_files": files, "seconds": _END_SECONDS}
-        line.ask([(host, request) for host in hosts], _END_SECONDS + 1.0)
-
-    def _watch(self, handle: str) -> Watch:
-        known = _watches.get((self, handle))
+    def _watch(self, text: str) -> Watch:
+        known = _watches.get((self, text))
         if known is not None:
             return known
-        try:
-            told = json.loads(handle)
-            agents = [(parse_host(host), str(agent)) for host, agent in told["nodes"]]
-            line, words = self._line_of(str(told["python"])), str(told["words"])
-        except (ValueError, KeyError, TypeError, ComputeTargetException) as error:
-            raise LaunchError(f"This is no handle of a job started over ssh: {handle[:80]!r}") from error
-        return _watches.setdefault((self, handle), Watch(line, agents, self._spares(), words))
+        handle = agents.read_handle(text)
+        line = self._line(handle.python)
+        files = staging.Away(line, handle) if handle.away else None
+        watch = Watch(line, handle.nodes, self._spares(), handle.words, files)
+        return _watches.setdefault((self, text), watch)
 
     def _spares(self) -> tuple[Host, ...]:
         try:
             return self._hosts()
         except ComputeTargetException:  # the list was changed since
             return ()
-
-
-def _agent_file(job: Job, node: int) -> str:
-    return f"{job.run_dir}/attempts/{job.attempt}/nodes/{node}.agent.json"

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainkit.boot import processes
 
-from . import far, lines
+from . import far, farfiles, lines
 from .calls import Answer, Call, run_all
 from .hosts import Host
 
@@ -20,12 +20,16 @@ _PROGRAM = """
 import sys, types
 def module(name, text):
     made = sys.modules[name] = types.ModuleType(name)
+    made.__package__ = name if name == "there" else name.rpartition(".")[0]
+    made.__path__ = []
     exec(compile(text, name, "exec"), made.__dict__)
     return made
-for name in ("trainkit", "trainkit.boot"):
+for name in ("trainkit", "trainkit.boot", "there"):
     module(name, "")
 sys.modules["trainkit.boot"].processes = module("trainkit.boot.processes", {processes!r})
-module("far", {far!r}).main()
+sys.modules["there"].far = module("there.far", {far!r})
+module("there.files", {files!r})
+sys.modules["there.far"].main()
 """
 
 
@@ -74,14 +78,17 @@ class Line:
 
 
 @functools.cache
-def _program() -> bytes:
-    text = _PROGRAM.format(processes=inspect.getsource(processes), far=inspect.getsource(far)).encode()
+def _program(files: bool) -> bytes:
+    texts = {"processes": processes, "far": far, "files": farfiles if files else None}
+    sources = {name: inspect.getsource(module) if module else "" for name, module in texts.items()}
+    text = _PROGRAM.format(**sources).encode()
     return b"%d\n%s" % (len(text), text)
 
 
 def encode(request: Mapping[str, Any]) -> bytes:
     """A request as it is sent on standard input."""
-    return _program() + json.dumps(request).encode() + b"\n"
+    files = far.ACTS[request["act"]].__module__ == farfiles.__name__
+    return _program(files) + json.dumps(request).encode() + b"\n"
 
 
 def decode(output: str) -> dict[str, Any] | None:

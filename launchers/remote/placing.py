@@ -21,11 +21,7 @@ class Places:
 
     taken: dict[int, Reply] = field(default_factory=dict)
     failed: list[Reply] = field(default_factory=list)
-
-    @property
-    def tried(self) -> list[Host]:
-        """All hosts that were asked to do something."""
-        return [reply.host for reply in (*self.taken.values(), *self.failed)]
+    tried: list[Host] = field(default_factory=list)  # all that were asked to do something
 
     @property
     def words(self) -> str:
@@ -48,19 +44,19 @@ def check(job: Job, hosts: Sequence[Host]) -> None:
         )
 
 
-def place(hosts: Sequence[Host], nodes: int, act: Act) -> Places:
+def place(hosts: Sequence[Host], nodes: int, act: Act, places: Places) -> None:
     """Have `act` done for every node on a host of its own; where one fails the next spare host stands in."""
-    places, spare = Places(), list(hosts)
+    spare = list(hosts)
     while spare and len(places.taken) < nodes:
         missing = [node for node in range(nodes) if node not in places.taken]
         tried = dict(zip(missing, spare, strict=False))
         del spare[: len(tried)]
+        places.tried += tried.values()
         for node, reply in zip(tried, act(tried), strict=True):
             if reply.error:
                 places.failed.append(reply)
             else:
                 places.taken[node] = reply
-    return places
 
 
 def refusal(failed: Sequence[Reply], available: int, nodes: int) -> LaunchError:

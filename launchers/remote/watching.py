@@ -21,6 +21,8 @@ SILENT_SECONDS = 10.0  # without an answer: a host that cannot be reached
 _STAY_SECONDS = 2.0  # a connection waits so long for an agent's end
 _PAUSE_SECONDS = 1.0  # after a host has not answered
 _FIRST_SECONDS = 5.0  # the first question of a process waits so long for its answer
+_RECORDED_SECONDS = 30.0  # a launch is recorded by then, or its agents have ended
+_TICK_SECONDS = 0.05
 _WITNESSES = 4  # hosts that are asked whether it is this machine that is cut off
 
 
@@ -29,6 +31,10 @@ class Files(Protocol):
 
     def sent(self) -> Mapping[str, str]:
         """Files for the head: path there to text."""
+        ...
+
+    def introduce(self) -> None:
+        """Tell the other nodes where the head listens."""
         ...
 
     def fetch(self, nodes: Sequence[int]) -> str:
@@ -66,6 +72,13 @@ class Watch:
                 self._thread.start()
         self._answered.wait(_FIRST_SECONDS)
         return self.status
+
+    def attend(self) -> None:
+        """Have the head told that its launch is recorded as soon as it is, whether or not anybody looks."""
+        deadline = time.monotonic() + _RECORDED_SECONDS
+        while self.files is not None and not self.files.sent() and time.monotonic() < deadline:
+            time.sleep(_TICK_SECONDS)
+        self.look()
 
     def _round(self) -> None:
         try:
@@ -120,11 +133,18 @@ class Watch:
             self.status = Status("lost", f"{reply.host.text} was restarted")
             return False
         if reply.values["alive"]:
-            problem = self.files.fetch(range(len(self.agents))) if self.files is not None else ""
-            self._running(f"results cannot be fetched: {problem}" if problem else "")
+            self._running(self._exchange())
             return False
         self._gone[0] = ""
         return True
+
+    def _exchange(self) -> str:
+        """What a job without a shared disk needs while it runs; what of it could not be done."""
+        if self.files is None:
+            return ""
+        self.files.introduce()
+        problem = self.files.fetch(range(len(self.agents)))
+        return f"results cannot be fetched: {problem}" if problem else ""
 
     def _weigh_silence(self, reply: Reply) -> None:
         """The head says nothing: is it lost, or is it this machine that is cut off?"""

@@ -1,0 +1,206 @@
+"""What is done on a host with files, for jobs without a shared disk: sent there together with `far`.
+
+    DIRECTORY/code/DIGEST/      a job's code, kept for the next job that has the same; what is old is removed
+    DIRECTORY/runs/RUN.ATTEMPT/ a run directory as the agent and the ranks see it, removed once it was fetched
+
+Everything is made under a hidden name and renamed, so it is whole or not there. Several hosts may have one DIRECTORY
+in common (a shared home): who comes first makes it, the others find it.
+"""
+# ruff: noqa: UP006, UP031, UP035
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tarfile
+import time
+from typing import Any, BinaryIO, Dict, Iterator, List, Tuple
+
+from . import far
+from .far import Request, act
+
+_KEPT_SECONDS = 30 * 24 * 3600.0  # code that no job has used for so long is removed
+_SENT = ".sent.json"  # what the run directory held at first, so that only the rest goes back
+_OURS = ("outputs", "logs")  # of the code directory: links to the run's own
+
+
+@act
+def put_run(request: Request, rest: BinaryIO) -> Request:
+    """Unpack a run directory; says where it is, and whether its code is here too."""
+    base = os.path.expanduser(request["directory"])
+    if not os.path.isabs(base):
+        raise far.Refused("%s does not say where to put files" % request["directory"])
+    run = os.path.join(base, "runs", request["name"])
+    if not os.path.exists(run):
+        partial = _partial(run)
+        unpack(rest, partial)
+        _rewrite_job(partial, run, request)
+        sent = {path: [status.st_size, status.st_mtime_ns] for path, status in _files(partial)}
+        far.write(os.path.join(partial, _SENT), json.dumps(sent))
+        _settle(partial, run)
+    cached = os.path.join(base, "code", request["code"])
+    if os.path.isdir(cached):
+        _place_code(cached, run)
+    if shutil.which("rsync") is None:
+        shutil.rmtree(run, ignore_errors=True)
+        raise far.Refused("it has no rsync, which brings results back. Install it there, or use a shared path")
+    return {"run_dir": run, "has_code": os.path.isdir(cached)}
+
+
+@act
+def put_code(request: Request, rest: BinaryIO) -> Request:
+    """Unpack code that this host did not have, for a run that it has."""
+    folder = os.path.join(os.path.expanduser(request["directory"]), "code")
+    cached = os.path.join(folder, request["code"])
+    partial = _partial(cached)
+    unpack(rest, partial)
+    _settle(partial, cached)
+    _place_code(cached, request["run_dir"])
+    for name in os.listdir(folder):
+        other = os.path.join(folder, name)
+        if time.time() - os.stat(other).st_mtime > _KEPT_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+    return {}
+
+
+def _rewrite_job(partial: str, run: str, request: Request) -> None:
+    """The job as it is here."""
+    path = os.path.join(partial, "attempts", str(request["attempt"]), "job.json")
+    job = far.read(path)
+    job.update(run_dir=run, shared=False, boot=os.path.join(run, request["boot"]) if request["boot"] else "")
+    os.unlink(path)
+    far.write(path, json.dumps(job))
+
+
+def _partial(path: str) -> str:
+    """A new hidden directory beside `path`."""
+    parent, name = os.path.split(path)
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    partial = os.path.join(parent, ".%s.%s.%d" % (name, socket.gethostname(), os.getpid()))
+    shutil.rmtree(partial, ignore_errors=True)
+    os.mkdir(partial, 0o700)
+    return partial
+
+
+def _settle(partial: str, path: str) -> None:
+    """Give a directory its name, unless another host was faster."""
+    try:
+        os.rename(partial, path)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not os.path.isdir(path):
+            raise
+
+
+def _place_code(cached: str, run: str) -> None:
+    """A copy of its own for the run, which may write into it."""
+    os.utime(cached)
+    code = os.path.join(run, "code")
+    if os.path.exists(code):
+        return
+    partial = _partial(code)
+    os.rmdir(partial)
+    shutil.copytree(cached, partial, symlinks=True)
+    for name in _OURS:
+        os.makedirs(os.path.join(run, name), mode=0o700, exist_ok=True)
+        if not os.path.lexists(os.path.join(partial, name)):
+            os.symlink(os.path.join(run, name), os.path.join(partial, name))
+    _settle(partial, code)
+
+
+def unpack(archive: BinaryIO, folder: str) -> None:
+    """Unpack a tar archive of files, directories and links; what would leave the folder is refused."""
+    links: List[Tuple[str, str]] = []
+    with tarfile.open(fileobj=archive, mode="r|") as tar:
+        for member in tar:
+            path = _inside(folder, member.name)
+            if member.isdir():
+                os.makedirs(path, mode=0o700, exist_ok=True)
+            elif member.isreg():
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                content = tar.extractfile(member)
+                assert content is not None
+                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    shutil.copyfileobj(content, file, 1 << 20)
+                os.chmod(path, 0o700 if member.mode & 0o100 else 0o600)
+                os.utime(path, (member.mtime, member.mtime))
+            elif member.issym():
+                if os.path.isabs(member.linkname):
+                    raise far.Refused("the archive's link %s leaves the folder" % member.name)
+                _inside(folder, os.path.join(os.path.dirname(member.name), member.linkname))
+                links.append((member.linkname, path))
+            else:
+                raise far.Refused("the archive's %s is neither a file, a directory nor a link" % member.name)
+    for target, path in links:  # last: nothing is written through them
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        os.symlink(target, path)
+
+
+def _inside(folder: str, name: str) -> str:
+    path = os.path.normpath(os.path.join(folder, name))
+    if os.path.isabs(name) or not (path + "/").startswith(folder.rstrip("/") + "/"):
+        raise far.Refused("the archive's %s leaves the folder" % name)
+    return path
+
+
+@act
+def changes(request: Request, rest: BinaryIO) -> Request:
+    """The files that were written here, unless they are those that the asker knows; and the checkpoints that are."""
+    run = request["run_dir"]
+    sent: Dict[str, Any] = far.read(os.path.join(run, _SENT)) or {}
+    digest, names = hashlib.sha256(), []
+    for path, status in _files(run):
+        stamp = [status.st_size, status.st_mtime_ns]
+        if sent.get(path) != stamp:
+            names.append(path)
+            digest.update(("%s\0%s\0" % (path, stamp)).encode("utf-8", "surrogateescape"))
+    told = digest.hexdigest()
+    checkpoints = sorted({os.path.dirname(n) for n in names if n.startswith("checkpoints/")})
+    if told == request["known"]:
+        return {"digest": told, "names": None, "checkpoints": checkpoints}
+    return {"digest": told, "names": names, "checkpoints": checkpoints}
+
+
+def _files(run: str) -> Iterator[Tuple[str, os.stat_result]]:
+    """Files and links of a run directory that may go back: not the code, nor what is in the making."""
+    for folder, folders, files in os.walk(run):
+        relative = os.path.relpath(folder, run)
+        top = relative.split("/")[0]
+        free = top in ("outputs", "logs", "uploads")  # the script's own: here hidden files are files as any
+        if relative == ".":
+            folders[:] = [name for name in folders if name not in ("code", "boot")]
+        folders[:] = sorted(name for name in folders if free or not name.startswith("."))
+        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in sorted(files + linked):
+            if (name.startswith(".") and not free) or name.endswith((".lock", ".beat")):
+                continue
+            try:
+                yield os.path.normpath(os.path.join(relative, name)), os.lstat(os.path.join(folder, name))
+            except FileNotFoundError:  # it was in the making
+                continue
+
+
+@act
+def clean(request: Request, rest: BinaryIO) -> Request:
+    """Remove run directories that were fetched."""
+    for run in request["run_dirs"]:
+        if os.path.basename(os.path.dirname(run)) == "runs":
+            shutil.rmtree(run, ignore_errors=True)
+    return {}
+
+
+@act
+def tell(request: Request, rest: BinaryIO) -> Request:
+    """Write files that are not there yet, and wait for one to appear; its text, or None."""
+    for path, text in request.get("files", {}).items():
+        far.write(path, text)
+    deadline = time.monotonic() + request.get("seconds", 0.0)
+    while request.get("awaited") and time.monotonic() < deadline:
+        if far.read(request["awaited"]) is not None:
+            with open(request["awaited"]) as file:
+                return {"text": file.read()}
+        time.sleep(0.02)
+    return {"text": None}

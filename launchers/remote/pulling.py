@@ -1,0 +1,49 @@
+"""rsync's command lines for bringing files from a host, and what its refusals mean."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Sequence
+
+from trainkit.errors import LaunchError
+
+from .calls import Call
+from .hosts import Host
+
+_VANISHED = 24  # a file went away between its listing and its copying: it was in the making
+_STALL_SECONDS = 15
+
+
+def check_here() -> None:
+    """Raise LaunchError where this machine has no rsync."""
+    if not shutil.which("rsync"):
+        raise LaunchError(
+            "This machine has no rsync, which brings results from hosts without a shared disk. Install it "
+            "(apt install rsync), or use a shared path with shared_disk=True."
+        )
+
+
+def pull(words: Sequence[str], host: Host, source: str, target: str, names: Sequence[str]) -> Call:
+    """The call that brings these files of a directory on a host, and nothing else."""
+    user = ("-l", host.user) if host.user else ()
+    port = ("-p", str(host.port)) if host.port else ()
+    place = f"[{host.name}]" if ":" in host.name else host.name
+    argv = (
+        "rsync", "--links", "--safe-links", "--times", "--perms", "--protect-args", f"--timeout={_STALL_SECONDS}",
+        "--rsh=" + shlex.join([*words, *user, *port]), "--from0", "--files-from=-", "--",
+        f"{place}:{source}/", f"{target}/",
+    )  # fmt: skip
+    return Call(argv, b"".join(name.encode("utf-8", "surrogateescape") + b"\0" for name in names))
+
+
+def explain(status: int | None, output: str) -> str:
+    """Why files could not be brought; nothing where they were."""
+    if status in (0, _VANISHED):
+        return ""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if status is None:
+        return "rsync took too long"
+    if "command not found" in output or status == 127:
+        return "rsync could not be run; it is needed here and there (apt install rsync)"
+    return f"rsync ended with {status}: {lines[0][:300] if lines else 'it says nothing'}"
