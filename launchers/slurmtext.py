@@ -163,10 +163,11 @@ def options(launcher: Slurm, job: Job) -> list[str]:
         "signal": f"TERM@{launcher.signal_seconds}" if launcher.signal_seconds else "",
     }  # fmt: skip
     chosen = [f"--{name}={value}" for name, value in fields.items() if value not in ("", "0", 0)]
+    output = output_of(job).replace("%", "%%")  # which Slurm would take for the beginning of a pattern
     return [
-        f"--job-name={name_of(job)}", f"--nodes={job.nodes}", "--ntasks-per-node=1",
-        *_cpus(launcher, job), *chosen, "--requeue" if launcher.requeue else "--no-requeue",
-        f"--chdir={job.run_dir}", f"--output={output_of(job).replace('%', '%%')}", "--open-mode=append", "--export=ALL", *launcher.extra,
+        f"--job-name={name_of(job)}", f"--nodes={job.nodes}", "--ntasks-per-node=1", *_cpus(launcher, job), *chosen,
+        "--requeue" if launcher.requeue else "--no-requeue", f"--chdir={job.run_dir}", f"--output={output}",
+        "--open-mode=append", "--export=ALL", *launcher.extra,
     ]  # fmt: skip
 
 
@@ -229,9 +230,14 @@ def is_path(text: str) -> bool:
 
 
 def _again(run_dir: str) -> list[str]:
-    """Ranks that were asked to end, and have saved, ask to be run again: Slurm does that only to those it kills."""
+    """Slurm starts again only what it ends itself: ranks that were asked to end and have saved, and jobs whose agents
+    lost a node before Slurm knew, ask for it."""
+    saved, lost = (
+        """grep -qs '"exit_code": 75' "$folder"/ranks/*.json""",
+        """grep -qs '"lost": {' "$folder"/nodes/*.end.json""",
+    )
     return [
-        f'if [ ! -e {run_dir}/cancel.json ] && grep -qs \'"exit_code": 75\' "$folder"/ranks/*.json; then',
+        f"if [ ! -e {run_dir}/cancel.json ] && {{ {saved} || {lost}; }}; then",
         '    scontrol requeue "$SLURM_JOB_ID" && sleep 60  # until Slurm ends this script',
         "fi",
     ]
