@@ -24,6 +24,7 @@ _COMMANDS = (
     ("Look at runs", "show", "runs", "Tell all about one run, and why it failed."),
     ("Look at runs", "wait", "logs", "Wait until a run has ended."),
     ("Look at runs", "logs", "logs", "Print what a run printed; -f follows it."),
+    ("Look at runs", "shell", "shell", "Open a shell where a rank runs, with its environment."),
     ("Look at runs", "metrics", "results", "Print a run's metrics."),
     ("Look at runs", "verify", "loops", "Prove that a run saw every sample once and its checkpoints are whole."),
     ("Look at runs", "files", "results", "List a run's files."),
