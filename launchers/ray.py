@@ -135,7 +135,7 @@ class Ray:
                 return Status("lost", f"the Ray cluster at {self.address} no longer knows the job {name}")
             return status_of(info, stage_in(folder))
 
-        def silent(seconds: float, words: str) -> Status:
+        def silent(last: Status, seconds: float, words: str) -> Status:
             stage = stage_in(folder)
             if seconds > _SILENT_SECONDS:
                 return Status("lost", words.rstrip("."))

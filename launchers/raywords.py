@@ -59,10 +59,12 @@ def shortage(nodes: int, bundle: Mapping[str, float], alive: Sequence[Mapping[st
         + ", ".join(f"{(node.get('resources_total') or {}).get(name, 0):g} {name}" for name in names)
         for node in alive[:16]
     )
+    cpu = "GPU" in bundle and not any((node.get("resources_total") or {}).get("GPU") for node in alive)
+    hint = "Say use_gpu=False to run on CPUs, ask for less" if cpu else "Ask for less"
     more = f"; and {len(alive) - 16} more" if len(alive) > 16 else ""
     return (
         f"cannot hold a job that needs {wants(nodes, bundle)}. It has {len(alive)} "
-        f"node{'' if len(alive) == 1 else 's'} alive ({there}{more}). Ask for less, or say autoscaling=True where the "
+        f"node{'' if len(alive) == 1 else 's'} alive ({there}{more}). {hint}, or say autoscaling=True where the "
         "cluster gets more nodes by itself.",
         len(fit),
     )

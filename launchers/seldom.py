@@ -21,10 +21,10 @@ class Seldom:
     _asked: dict[str, float] = field(default_factory=dict)
     _answered: dict[str, float] = field(default_factory=dict)
 
-    def status(self, handle: str, ask: Callable[[], Status], silent: Callable[[float, str], Status]) -> Status:
+    def status(self, handle: str, ask: Callable[[], Status], silent: Callable[[Status, float, str], Status]) -> Status:
         """What `ask` says, or said a moment ago; where it raises LaunchError, what `silent` makes of that.
 
-        `silent` gets for how many seconds nobody has answered, and the error's message.
+        `silent` gets the last status, for how many seconds nobody has answered, and the error's message.
         """
         now = time.monotonic()
         last = self._last.get(handle)
@@ -36,7 +36,7 @@ class Seldom:
             self._last[handle] = ask()
             self._answered[handle] = time.monotonic()
         except LaunchError as error:
-            self._last[handle] = silent(now - self._answered[handle], error.message)
+            self._last[handle] = silent(last or Status("queued"), now - self._answered[handle], error.message)
         return self._last[handle]
 
     def forget(self, handle: str) -> None:
