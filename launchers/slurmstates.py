@@ -110,13 +110,10 @@ def details(output: str) -> Entry | None:
     state = values.get("JobState", "").split(",")[0]
     if not state:
         return None
-    words = [_exit(values.get("ExitCode", ""))]
+    words = [_exit(values.get("ExitCode", "")) if state == "FAILED" else ""]
     if state == "TIMEOUT":
-        words.append(f"of {values.get('TimeLimit', '?')}")
-    if (
-        values.get("Reason", "None") not in ("None", "NonZeroExitCode", "TimeLimit", "OutOfMemory")
-        and state == "FAILED"
-    ):
+        words.append(f"TimeLimit={values.get('TimeLimit', '?')}")
+    if state == "FAILED" and values.get("Reason", "None") not in ("None", "NonZeroExitCode"):
         words.append(values["Reason"])
     if state in ("FAILED", "OUT_OF_MEMORY") and values.get("StdOut"):
         words.append(f"its script's output is in {values['StdOut']}")
@@ -134,7 +131,7 @@ def account(output: str) -> Entry | None:
         return None
     state, code, end, nodes = lines[-1][:4]
     name, _, by = state.partition(" ")  # "CANCELLED by 1000"
-    words = [by.replace("by ", "by uid ") if by else "", _exit(code)]
+    words = [by.replace("by ", "by uid ") if by else "", _exit(code) if name == "FAILED" else ""]
     return Entry(name, 0.0, 0.0, _time(end), nodes, "", ", ".join(word for word in words if word))
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from trainkit import outcome
 from trainkit.boot.processes import with_environment
-from trainkit.boot.rundir import AttemptDir
+from trainkit.boot.rundir import AttemptDir, publish
 from trainkit.errors import LaunchError, UnsupportedJob
-from trainkit.job import Job, Launcher
+from trainkit.job import Launcher
 from trainkit.testing import LauncherLaws, launch, make_job, wait_until
 from trainkit_launchers.slurm import Slurm
 
@@ -85,7 +85,7 @@ class TestInside(LauncherLaws):
         env = {**os.environ, "SLURM_JOB_ID": self.number}
         done = subprocess.run([sys.executable, "-c", code, packed], env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        attempt.handle.write_text('{"handle": "%s"}' % done.stdout.strip())
+        publish(attempt.handle, {"handle": done.stdout.strip()})
         ended(Slurm(inside=True), done.stdout.strip())
         assert [outcome.ok(record) for record in outcome.records_of(attempt)] == [True, True]
 
