@@ -9,6 +9,7 @@ import pytest
 
 from tests.strangers import moon  # noqa: F401
 from trainkit import ComputeTarget, Environment, Experiment, MpiConfiguration, PyTorchConfiguration, ScriptRunConfig
+from trainkit.distributed import SpreadConfiguration
 from trainkit.dryrun import HIDDEN, dry_run, preview
 from trainkit.errors import ExperimentExecutionException, UnsupportedJob
 from trainkit.workspace import Workspace
@@ -61,8 +62,13 @@ def test_as_values(workspace: Workspace, config: ScriptRunConfig) -> None:
     assert (told["experiment"], told["launcher"], told["tags"], told["sends"]) == ("birds", "local", {"a": "b"}, "")
     assert [argv[-1] for argv in told["agents"]] == ["0", "1"]
     assert [one["node"] for one in told["commands"]] == [0, 1]
-    assert all("torch.distributed.run" in " ".join(one["argv"][0]) for one in told["commands"])
+    assert all("torch.distributed.run" in " ".join(one["start"][0]["argv"]) for one in told["commands"])
     assert told["job"]["run_dir"].startswith(str(workspace.root / "runs" / "birds" / "birds_"))
+
+
+def test_the_ranks_environment_is_told(workspace: Workspace, config: ScriptRunConfig) -> None:
+    config.distributed_job_config = SpreadConfiguration("fork", process_count_per_node=2, node_count=1)
+    assert "  node 0: RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 " in dry_run(workspace, config)
 
 
 def test_what_it_would_wait_for(workspace: Workspace, config: ScriptRunConfig) -> None:
@@ -79,7 +85,7 @@ def test_what_only_the_node_knows_is_said(workspace: Workspace, config: ScriptRu
     config.distributed_job_config = MpiConfiguration(2, 1)
     config.environment = Environment("layer", pip_packages=["a-package-that-nobody-has==1"])
     told = preview(workspace, config)
-    assert told["commands"][0]["argv"] == []
+    assert told["commands"][0]["start"] == []
     assert told["job"]["interpreter"] in told["commands"][0]["known_there"]
     assert "known on the node alone" in dry_run(workspace, config)
 

@@ -95,8 +95,9 @@ def _commands(decided: Plan, job: Job, node: int) -> dict[str, Any]:
     try:
         commands = plugins.spread(job.spread)(job, there)
     except (TrainkitError, OSError) as error:
-        return {"node": node, "argv": [], "known_there": str(error)}
-    return {"node": node, "argv": [list(command.argv) for command in commands], "known_there": ""}
+        return {"node": node, "start": [], "known_there": str(error)}
+    start = [{"argv": list(command.argv), "environment": dict(command.environment)} for command in commands]
+    return {"node": node, "start": start, "known_there": ""}
 
 
 def text_of(told: dict[str, Any]) -> str:
@@ -116,7 +117,7 @@ def text_of(told: dict[str, Any]) -> str:
 
 
 def _line(one: dict[str, Any]) -> str:
-    lines = [shlex.join(argv) for argv in one["argv"]]
+    lines = [shlex.join([f"{k}={v}" for k, v in c["environment"].items()] + c["argv"]) for c in one["start"]]
     if one["known_there"]:
         lines = [f"known on the node alone: {one['known_there']}"]
     return "\n".join(f"  node {one['node']}: {line}" for line in lines or ["nothing, another node starts its ranks"])

@@ -98,13 +98,13 @@ def _one_of(argument: int, configured: int, name: str) -> int:
 
 def refuse_target(target: Any, vm_size: object, node_count: int) -> None:
     """Raises TrainingException where nothing, or something that is no target, says where to run."""
-    from trainkit.compute import AmlCompute
+    from trainkit.compute import ComputeTarget
 
     if target is None and not vm_size:
         raise TrainingException(
             "Either compute target or VM size should be specified. compute_target='local' is this machine."
         )
-    if node_count > 1 and target is not None and not isinstance(target, (str, AmlCompute)):
+    if node_count > 1 and target is not None and not isinstance(target, (str, ComputeTarget)):
         raise TrainingException(
             "Compute target should be AmlCompute or KubernetesCompute for distributed training (node_count > 1)."
         )
