@@ -127,15 +127,33 @@ def sweep() -> list[Path]:
     return swept
 
 
+def dismiss(folder: Path) -> None:
+    """End the testbed in `folder`, whoever holds it, and wait until it is gone."""
+    deadline = time.monotonic() + END_SECONDS
+    while folder.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the keeper of the testbed {folder} does not end it")
+        for name in ("detached", "keeper"):
+            try:
+                pid = int((folder / name).read_text())
+                if str(folder) in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(pid, signal.SIGTERM)
+            except (OSError, ValueError):
+                pass  # not that kind of keeper, or it has ended
+        sweep()
+        time.sleep(0.01)
+
+
 def standing() -> list[Path]:
     """The folders of the testbeds on this machine."""
     return sorted(BASE.iterdir()) if BASE.exists() else []
 
 
 def main(folder: Path, detached: bool) -> None:
-    """Wait for SIGTERM or the end of standard input, then end the testbed."""
-    (folder / "keeper").write_text(str(os.getpid()))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    """Wait for the end of standard input, or for SIGTERM when detached, then end the testbed."""
+    if detached:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    (folder / ("detached" if detached else "keeper")).write_text(str(os.getpid()))
     if detached:
         signal.sigwait({signal.SIGTERM})
     else:

@@ -125,9 +125,13 @@ class Switch:
             input="\n".join(commands) + "\n", text=True, check=True, capture_output=True, timeout=20,
         )  # fmt: skip
 
-    def join(self, name: str, pid: int) -> None:
-        """Give the node whose first process is `pid` an eth0 that ends at this bridge."""
-        self.ip(f"link add {name} type veth peer name eth0 netns {pid}", f"link set {name} master br0 up")
+    def join(self, node: Node, pid: int) -> None:
+        """Give a node, whose first process is `pid`, an eth0 that ends at this bridge; its hardware address stays."""
+        hardware = "02:00:" + ":".join(f"{int(part):02x}" for part in node.address.split("."))
+        self.ip(
+            f"link add {node.name} type veth peer name eth0 address {hardware} netns {pid}",
+            f"link set {node.name} master br0 up",
+        )
 
     def leave(self, name: str) -> None:
         """Remove a node's link, at once and from both ends; nothing happens where there is none."""
@@ -191,7 +195,7 @@ class Node:
         self._process = _started(["unshare", *kinds, "bash", "-c", _NODE, *arguments])
         pid = int(_line(self._process, self.name))
         (self.folder / "pid").write_text(str(pid))
-        switch.join(self.name, pid)
+        switch.join(self, pid)
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -247,9 +251,13 @@ class Node:
             self._process = None
 
     def signal_all(self, number: signal.Signals) -> None:
-        """Send a signal to every process of the node, until those that were forked meanwhile have it too."""
+        """Send a signal to every process of the node, until those that were forked meanwhile have it too.
+
+        SIGCONT also goes to the nsenter in front of a command, which stops itself when its command is stopped.
+        """
         sent: set[int] = set()
-        while new := set(self.pids()) - sent:
+        found = (lambda: keeper.members(self.mark)) if number == signal.SIGCONT else self.pids
+        while new := set(found()) - sent:
             for pid in new:
                 try:
                     os.kill(pid, number)
@@ -262,8 +270,7 @@ class Node:
         kinds = ["-m", "-u", "-i", "-n"] + ([] if self.name == "ctl" else ["-p"])
         if not self.pid:
             raise RuntimeError(f"{self.name} is off; boot it first")
-        argv = ["/usr/bin/nsenter", "-t", str(self.pid), *kinds, f"--wdns={cwd}", "--", "/usr/bin/setpriv"]
-        argv += ["--pdeathsig", "KILL"] if self.name != "ctl" else []
-        if user != "root":
-            argv += ["--reuid", user, "--regid", user, "--init-groups"]
-        return [*argv, "--"] if len(argv) > argv.index("/usr/bin/setpriv") + 1 else argv[:-1]
+        argv = ["/usr/bin/nsenter", "-t", str(self.pid), *kinds, f"--wdns={cwd}", "--"]
+        options = [] if self.name == "ctl" else ["--pdeathsig", "KILL"]
+        options += [] if user == "root" else ["--reuid", user, "--regid", user, "--init-groups"]
+        return [*argv, "/usr/bin/setpriv", *options, "--"] if options else argv

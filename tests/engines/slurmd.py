@@ -7,6 +7,7 @@ two processors and two GPUs that are only counted. Jobs run as root and as the t
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,6 +117,13 @@ def missing(sacct: bool = False) -> str:
     return f"Slurm needs {', '.join(absent)}; scripts/engines installs them" if absent else ""
 
 
+def _program(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""  # it has ended
+
+
 class Slurm:
     """The Slurm of a testbed. `start` and `stop` work on one node, "ctl" being the controller."""
 
@@ -169,16 +177,16 @@ class Slurm:
 
     def stop(self, node: str) -> None:
         """End the controller ("ctl") or a node's daemon with SIGKILL, as a fault does; jobs' own processes go on."""
-        needle = "/usr/sbin/slurmctld" if node == "ctl" else "/usr/sbin/slurmd "
+        program = os.path.realpath("/usr/sbin/slurmctld" if node == "ctl" else "/usr/sbin/slurmd")
         deadline = time.monotonic() + READY_SECONDS
-        while found := self.bed.processes(node, needle):
+        while found := [pid for pid in self.bed.nodes[node].pids() if _program(pid) == program]:
             for pid in found:
                 try:
-                    os.kill(pid, 9)
+                    os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{needle.strip()} on {node} does not end")
+                raise TimeoutError(f"{program} on {node} does not end")
             time.sleep(0.01)
 
     def wait_idle(self, *nodes: str) -> None:

@@ -18,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +29,9 @@ from tests.engines.slurmd import Slurm
 
 USER = "tester"  # an ordinary user of every node
 PROGRAMS = ("unshare", "nsenter", "setpriv", "ip", "tc", "ssh", "ssh-keygen", "bash")
-_FORGOTTEN = ("SSH_", "XDG_", "TMPDIR", "TEMP", "TMP", "PYENV", "VIRTUAL_ENV", "MAIL", "OLDPWD")
+# Variables of this process that its commands on nodes do not get: those of its login and of the test run around it
+# (an inner run has marks of its own, and the testbed's end is the end of all that a node started).
+_FORGOTTEN = ("SSH_", "XDG_", "TMPDIR", "TEMP", "TMP", "PYENV", "VIRTUAL_ENV", "OLDPWD", "PYTEST_", "TESTS_OF_TRAINKIT")
 
 
 def missing() -> str:
@@ -88,7 +89,7 @@ class Testbed:
         bed._open()
         bed.switch = Switch.of(folder)
         if (folder / "slurm").exists():
-            bed._slurm = Slurm(bed)
+            bed._slurm = Slurm(bed, sacct=(folder / "slurm" / "etc" / "slurmdbd.conf").exists())
         return bed
 
     def __enter__(self) -> Testbed:
@@ -103,17 +104,10 @@ class Testbed:
         """End every process of the testbed and remove its folder; nothing is left. A second call does nothing."""
         if self._keeper is not None and self._keeper.stdin is not None:
             self._keeper.stdin.close()
-        elif (self.folder / "keeper").exists():
-            try:
-                os.kill(int((self.folder / "keeper").read_text()), signal.SIGTERM)
-            except ProcessLookupError:
-                pass
+            self._keeper.wait(timeout=keeper.END_SECONDS + 5)
+        keeper.dismiss(self.folder)
         if self._keeper is not None:
             self._keeper.wait(timeout=keeper.END_SECONDS + 5)
-        deadline = time.monotonic() + keeper.END_SECONDS
-        while self.folder.exists() and keeper.locked(self.folder) is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        keeper.sweep()
         for node in self.nodes.values():
             node.reap()
 
@@ -273,3 +267,9 @@ class Testbed:
             self._slurm.stop(node)
         if not nodes:
             self._slurm = None
+
+    def slurm_up(self, *nodes: str) -> None:
+        """Start again what `slurm_down` stopped on the named nodes ("ctl": the controller)."""
+        assert self._slurm is not None, "Slurm was not started"
+        for node in nodes:
+            self._slurm.start(node)
