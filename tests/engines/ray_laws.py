@@ -1,4 +1,4 @@
-"""Run by test_ray.py in its testbed's ctl, where a Ray cluster can be reached: the laws of a launcher, and Ray's own."""
+"""Run by test_ray.py in its testbed's ctl, beside a Ray cluster: the laws of a launcher, and Ray's own."""
 
 from __future__ import annotations
 
