@@ -29,12 +29,12 @@ def last_line(message: str) -> str:
 def explained(message: str) -> str:
     """Why a job's program did not begin, with the remedy where that is known."""
     line = last_line(message)
+    if "Permission denied" in line:
+        return f"{line} - a run's folder is private to its user, so Ray must run as the same user"
     if "can't open file" in line or "No such file or directory" in line:
         return f"{line} - is the workspace in a folder that every node of the cluster sees under the same path?"
     if "No module named 'ray'" in line or "not found" in line:
         return f"{line} - name Ray's own interpreter on the head node by its absolute path: python=/path/to/bin/python"
-    if "Permission denied" in line:
-        return f"{line} - a run's folder is private to its user, so Ray must run as the same user"
     return line or "it does not say why"
 
 
