@@ -17,6 +17,7 @@ _HOME = {
     "CondaDependencies": "environment",
     "ComputeTarget": "compute",
     "AmlCompute": "compute",
+    "AttachedCompute": "attached",
     "ScriptRunConfig": "runconfig",
     "RunConfiguration": "runconfig",
     "MpiConfiguration": "runconfig",

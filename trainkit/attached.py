@@ -29,7 +29,8 @@ class AttachedCompute(ComputeTarget):
         if not is_attached(values):
             raise ComputeTargetException(f"{self.name} was created, not attached: use ComputeTarget(workspace, name).")
         try:
-            self.launcher_name, self.options = str(values["launcher"]), dict(values["options"])
+            self.launcher_name = str(values["launcher"])
+            self.options = dict(values["options"])
             self._max_nodes = _checked(values["max_nodes"])
             self.created_on, self.modified_on = str(values["created"]), str(values["modified"])
             self._tags, self._description = dict(values["tags"]), str(values["description"])
