@@ -65,7 +65,7 @@ ATTRIBUTES = {  # set in constructors, so that no docstring of their own tells t
     "Estimator": ("run_config", "the RunConfiguration that was made of the arguments"),
     "Environment": ("name, python, docker, environment_variables, inherit", "may be changed until a job is submitted"),
     "AmlCompute": ("name, workspace", "as given"),
-    "AttachedCompute": ("name, workspace, launcher_name, options", "as attached; the options are the launcher's fields"),
+    "AttachedCompute": ("name, workspace, launcher_name, options", "as attached; options are the launcher's fields"),
     "Model": ("name, version, id, tags, properties, description, created_time, created_by, run_id, experiment_name, "
               "lineage, files, url, model_framework, model_framework_version",
               "what is recorded of it; `version` is an int, `id` is name:version, `files` are names"),
