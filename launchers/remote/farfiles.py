@@ -23,7 +23,7 @@ from . import far
 from .far import Request, act
 
 _KEPT_SECONDS = 30 * 24 * 3600.0  # code that no job has used for so long is removed
-_SENT = ".sent.json"  # what the run directory held at first, so that only the rest goes back
+SENT = ".sent.json"  # what the run directory held at first, so that only the rest goes back
 _OURS = ("outputs", "logs")  # of the code directory: links to the run's own
 
 
@@ -39,14 +39,11 @@ def put_run(request: Request, rest: BinaryIO) -> Request:
         unpack(rest, partial)
         _rewrite_job(partial, run, request)
         sent = {path: [status.st_size, status.st_mtime_ns] for path, status in _files(partial)}
-        far.write(os.path.join(partial, _SENT), json.dumps(sent))
+        far.write(os.path.join(partial, SENT), json.dumps(sent))
         _settle(partial, run)
     cached = os.path.join(base, "code", request["code"])
     if os.path.isdir(cached):
         _place_code(cached, run)
-    if shutil.which("rsync") is None:
-        shutil.rmtree(run, ignore_errors=True)
-        raise far.Refused("it has no rsync, which brings results back. Install it there, or use a shared path")
     return {"run_dir": run, "has_code": os.path.isdir(cached)}
 
 
@@ -150,7 +147,7 @@ def _inside(folder: str, name: str) -> str:
 def changes(request: Request, rest: BinaryIO) -> Request:
     """The files that were written here, unless they are those that the asker knows; and the checkpoints that are."""
     run = request["run_dir"]
-    sent: Dict[str, Any] = far.read(os.path.join(run, _SENT)) or {}
+    sent: Dict[str, Any] = far.read(os.path.join(run, SENT)) or {}
     digest, names = hashlib.sha256(), []
     for path, status in _files(run):
         stamp = [status.st_size, status.st_mtime_ns]

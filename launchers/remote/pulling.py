@@ -37,6 +37,12 @@ def pull(words: Sequence[str], host: Host, source: str, target: str, names: Sequ
     return Call(argv, b"".join(name.encode("utf-8", "surrogateescape") + b"\0" for name in names))
 
 
+def trial(words: Sequence[str], host: Host, source: str, target: str, name: str) -> Call:
+    """The same call for one file, which it only looks at: whether results will come back."""
+    call = pull(words, host, source, target, [name])
+    return Call((call.argv[0], "--dry-run", *call.argv[1:]), call.data)
+
+
 def explain(status: int | None, output: str) -> str:
     """Why files could not be brought; nothing where they were."""
     if status in (0, _VANISHED):
@@ -44,6 +50,11 @@ def explain(status: int | None, output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if status is None:
         return "rsync took too long"
-    if "command not found" in output or status == 127:
-        return "rsync could not be run; it is needed here and there (apt install rsync)"
+    if "is your shell clean" in output:
+        return (
+            "rsync cannot bring results, because a login script there prints something. Have ~/.bashrc (or the like) "
+            "print only where the shell is interactive"
+        )
+    if status in (126, 127) or "rsync: command not found" in output or "rsync: not found" in output:
+        return "it has no rsync, which brings results back. Install it there (apt install rsync), or use a shared path"
     return f"rsync ended with {status}: {lines[0][:300] if lines else 'it says nothing'}"

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from trainkit.errors import LaunchError
 from trainkit.job import Job
 
-from . import agents, packing, placing, pulling
+from . import agents, farfiles, packing, placing, pulling
 from .asking import Line, Reply, encode
 from .calls import run_all
 from .hosts import Host
@@ -45,6 +45,7 @@ def start(line: Line, job: Job, hosts: Sequence[Host], directory: str) -> agents
         if lacking:
             with _archive(request, lambda file: packing.pack_code(Path(job.run_dir, "code"), file)) as path:
                 _all_of(_send(line, lacking, path), job.nodes)
+        _all_of(_try_rsync(line, list(places.taken.values()), away), job.nodes)
         taken = {node: places.taken[node].host for node in range(job.nodes)}
         replies = _all_of(agents.start(line, away, taken), job.nodes)
     except BaseException:
@@ -60,6 +61,14 @@ def _all_of(replies: Sequence[Reply], nodes: int) -> Sequence[Reply]:
     if failed:
         raise placing.refusal(failed, nodes - len(failed), nodes)
     return replies
+
+
+def _try_rsync(line: Line, replies: Sequence[Reply], away: Job) -> list[Reply]:
+    """The replies again, with an error where results could not be brought back."""
+    hosts = [reply.host for reply in replies]
+    calls = [pulling.trial(line.words, host, away.run_dir, tempfile.gettempdir(), farfiles.SENT) for host in hosts]
+    answers = run_all(calls, line.connect_timeout_seconds + _SEND_SECONDS)
+    return [Reply(host, {}, pulling.explain(a.status, a.output)) for host, a in zip(hosts, answers, strict=True)]
 
 
 def _job_there(job: Job, replies: Sequence[Reply]) -> Job:

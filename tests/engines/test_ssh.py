@@ -31,7 +31,6 @@ def bed() -> Iterator[Testbed]:
         pytest.skip(missing())
     with Testbed(nodes=3) as made:
         (made.home() / ".cache").mkdir()
-        (made.home() / ".bashrc").open("a").write("echo Welcome to this machine\n")
         yield made
 
 
@@ -215,6 +214,30 @@ def test_connections_that_ssh_shares_hold_nobody_up(bed: Testbed) -> None:
     assert records(job) == [True]
     done = bed.run("ctl", ["ssh", "-o", f"ControlPath={path}", "-O", "exit", "node1"])
     assert done.returncode == 0, done.stderr
+
+
+def test_a_login_script_that_prints_is_passed_over_or_named(bed: Testbed) -> None:
+    script = bed.home() / ".bashrc"
+    before = script.read_text()
+    script.write_text(before + "echo Welcome to this machine\n")
+    try:
+        options = {"hosts": ["node1"]}
+        job = started(bed, options, "noise", WRITE, nodes=1)
+        assert ends(bed, options, job)["phase"] == "ended"
+        told = refused(bed, {"hosts": ["node1"], "shared_disk": False}, "noise-staged")
+    finally:
+        script.write_text(before)
+    assert records(job) == [True]
+    assert "node1: rsync cannot bring results, because a login script there prints something." in told["message"]
+
+
+def test_a_host_without_rsync_is_named_with_the_remedy(bed: Testbed) -> None:
+    bed.run("node2", ["mount", "--bind", "/dev/null", "/usr/bin/rsync"], check=True)
+    try:
+        told = refused(bed, {"hosts": ["node1", "node2"], "shared_disk": False}, "no-rsync", nodes=2)
+    finally:
+        bed.run("node2", ["umount", "/usr/bin/rsync"], check=True)
+    assert "node2: it has no rsync" in told["message"]
 
 
 def test_odd_names_stay_words(bed: Testbed) -> None:

@@ -376,4 +376,4 @@ def test_results_are_brought_by_rsync_over_the_same_ssh() -> None:
     assert call.argv[-2:] == ("[fe80::1]:/there/", "/here/")
     assert call.data == b"a\0b c\0"
     assert pulling.explain(0, "") == pulling.explain(24, "vanished") == ""
-    assert "needed here and there" in pulling.explain(127, "bash: rsync: command not found")
+    assert "it has no rsync" in pulling.explain(127, "bash: rsync: command not found")
