@@ -175,19 +175,23 @@ class Slurm:
         else:
             self._inside(node, 'mkdir -p "$1/spool/$2"; /usr/sbin/slurmd -N "$2"', node)
 
-    def stop(self, node: str) -> None:
-        """End the controller ("ctl") or a node's daemon with SIGKILL, as a fault does; jobs' own processes go on."""
+    def stop(self, node: str, *, kill: bool = False) -> None:
+        """End the controller ("ctl") or a node's daemon, as a restart does, or with SIGKILL; jobs' processes go on.
+
+        A killed controller has forgotten what happened in its last seconds: jobs submitted then, and ends of jobs.
+        """
         program = os.path.realpath("/usr/sbin/slurmctld" if node == "ctl" else "/usr/sbin/slurmd")
+        number = signal.SIGKILL if kill else signal.SIGTERM
         deadline = time.monotonic() + READY_SECONDS
         while found := [pid for pid in self.bed.nodes[node].pids() if _program(pid) == program]:
             for pid in found:
                 try:
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, number)
                 except ProcessLookupError:
                     pass
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{program} on {node} does not end")
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     def wait_idle(self, *nodes: str) -> None:
         """Wait until Slurm calls these nodes idle."""

@@ -346,9 +346,18 @@ def test_a_job_of_the_low_partition_gives_way_and_is_queued_again(cluster: Testb
     until(lambda: state(cluster, high) == "RUNNING", "the other's start")
     assert state(cluster, low) == "PENDING"
     cluster.run("ctl", ["scancel", low, high], check=True)
+    assert cluster._slurm is not None
+    cluster._slurm.wait_idle("node1", "node2")
+
+
+def test_the_controller_is_restarted_and_the_job_goes_on(cluster: Testbed) -> None:
+    job = submitted(cluster, "debug", 1)
+    until(lambda: state(cluster, job) == "RUNNING", "its start")
     cluster.slurm_down("ctl")
-    assert cluster.run("ctl", ["sinfo"], timeout=30).returncode
+    assert "DOWN" in cluster.run("ctl", ["scontrol", "ping"], timeout=30).stdout
     cluster.slurm_up("ctl")
+    until(lambda: state(cluster, job) == "RUNNING", "the controller's return")
+    cluster.run("ctl", ["scancel", job], check=True)
     assert cluster._slurm is not None
     cluster._slurm.wait_idle("node1", "node2")
 

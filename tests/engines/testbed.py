@@ -260,11 +260,11 @@ class Testbed:
         self._slurm.up()
         return self._slurm
 
-    def slurm_down(self, *nodes: str) -> None:
-        """Stop Slurm, or only its daemons on the named nodes ("ctl": the controller)."""
+    def slurm_down(self, *nodes: str, kill: bool = False) -> None:
+        """Stop Slurm, or only its daemons on the named nodes ("ctl": the controller); `kill` means with SIGKILL."""
         assert self._slurm is not None, "Slurm was not started"
         for node in nodes or ("ctl", *self.names):
-            self._slurm.stop(node)
+            self._slurm.stop(node, kill=kill)
         if not nodes:
             self._slurm = None
 
