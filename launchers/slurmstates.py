@@ -63,7 +63,7 @@ _WORDS = {
     "FAILED": "ended",
     "COMPLETED": "ended",
     "REVOKED": "went to another cluster",
-    "FORGOTTEN": "ended so long ago that Slurm has forgotten it",
+    "FORGOTTEN": "is not known to Slurm: it ended long ago, or Slurm has lost it",
 }
 
 

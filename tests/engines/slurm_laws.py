@@ -223,7 +223,7 @@ def test_a_time_limit_asks_ranks_to_save_before_it_kills(tmp_path: Path) -> None
 
 def test_a_forgotten_job_has_ended() -> None:
     words = ended(Slurm(), f"{10**6} - 4 name -")
-    assert words == "Slurm job 1000000 ended so long ago that Slurm has forgotten it (FORGOTTEN)"
+    assert words == "Slurm job 1000000 is not known to Slurm: it ended long ago, or Slurm has lost it (FORGOTTEN)"
 
 
 def test_a_command_on_a_node_of_a_running_job(tmp_path: Path) -> None:
@@ -252,5 +252,29 @@ def test_slurm_is_asked_at_most_once_a_second(tmp_path: Path, monkeypatch: pytes
     for _ in range(2000):
         launcher.poll(handle)
     assert 1 <= calls.read_text().count("\n") <= 1 + time.monotonic() - begun
+    launcher.cancel(handle)
+    ended(launcher, handle)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="stops and starts the controller")
+def test_while_the_controller_is_down_nothing_is_known_to_change(tmp_path: Path) -> None:
+    job, attempt = make_job(tmp_path / "run", SLEEP)
+    launcher = Slurm()
+    handle = launch(launcher, job, attempt)
+    wait_until(
+        lambda: launcher.poll(handle).phase == "running" and "on node" in launcher.poll(handle).words, 30, "start"
+    )
+    subprocess.run(["scontrol", "shutdown", "slurmctld"], check=True)
+    try:
+        wait_until(lambda: "(Slurm does not answer: " in launcher.poll(handle).words, 120, "silence")
+        assert launcher.poll(handle).phase == "running"
+        launcher.cancel(handle)
+        other, _ = make_job(tmp_path / "other", SLEEP)
+        with pytest.raises(LaunchError, match="Unable to contact slurm controller .*Try again later") as raised:
+            launcher.start(other)
+        assert raised.value.transient
+    finally:
+        subprocess.run(["/usr/sbin/slurmctld"], check=True)
+    wait_until(lambda: "does not answer" not in launcher.poll(handle).words, 60, "an answer")
     launcher.cancel(handle)
     ended(launcher, handle)
