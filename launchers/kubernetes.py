@@ -25,6 +25,7 @@ from .manifests import (
     Volume,
     job_manifest,
     manifests,
+    meeting_place,
     name_of,
     outside,
     service_manifest,
@@ -86,6 +87,7 @@ class Kubernetes:
 
     def dry_run(self, job: Job) -> str:
         """All that would be sent, and what it would wait for."""
+        self._check_volumes(job)
         sent = {"apiVersion": "v1", "kind": "List", "items": manifests(self, job, *self._owner(job))}
         pods = f"{job.nodes} pods on {job.nodes} machines" if job.nodes > 1 else "a pod"
         wait = f"waits for {pods} that the cluster's scheduler finds room for"
@@ -96,11 +98,13 @@ class Kubernetes:
 
         Raises UnsupportedJob for what this cluster cannot run as asked, LaunchError where it refuses.
         """
-        self._check(job)
+        self._check_volumes(job)
+        self._check_version(job)
         try:
             for node in range(job.nodes):
                 with open(job.agent_log(node), "ab"):
                     pass
+            os.makedirs(meeting_place(job), mode=0o700, exist_ok=True)
         except OSError as error:
             raise LaunchError(f"The job's folder cannot be used: {error}") from error
         try:
@@ -166,8 +170,8 @@ class Kubernetes:
             found.st_gid if self.group is None else self.group,
         )
 
-    def _check(self, job: Job) -> None:
-        """Raise UnsupportedJob where the job does not fit the target, or the target's API server is too old."""
+    def _check_volumes(self, job: Job) -> None:
+        """Raise UnsupportedJob where the pods would not have the job's folder."""
         if not job.shared or outside(job.run_dir, self.volumes):
             there = ", ".join(volume.path for volume in self.volumes) or "none"
             raise UnsupportedJob(
@@ -175,6 +179,9 @@ class Kubernetes:
                 "need the workspace at its own path: volumes=(Volume(path=..., claim=...),), of a claim, a host path "
                 "or an NFS folder that this machine sees too."
             )
+
+    def _check_version(self, job: Job) -> None:
+        """Raise UnsupportedJob where the API server is too old for the job."""
         if job.nodes > 1:
             version = version_of(json.loads(self._call("version", "-o", "json")))
             if version < _INDEXED_SINCE:

@@ -22,8 +22,17 @@ INDEX = "JOB_COMPLETION_INDEX"  # which pod of an Indexed Job this is: set by Ku
 LABEL = "trainkit-job"
 _NAME_CHARACTERS = 52  # leaves room for what Kubernetes appends for each pod
 _GRACE_SECONDS = 15  # for an agent, beyond the job's own grace, before its pod is killed
-# $1 is the log without its number; the agent's words follow. Only the number comes from the environment.
-_SHELL = 'log="$1-${' + INDEX + ':-0}.log"; shift; exec "$@" >>"$log" 2>&1'
+# $1: the log without its number, $2: a folder where pods meet, $3: how many; then the agent's words. Pods come up one
+# by one, minutes apart where an image is fetched: none begins its agent before all are there. Making and removing a
+# file has an NFS client read the folder anew. Only the pod's number comes from the environment.
+_SHELL = f"""set -eu
+i=${{{INDEX}:-0}} met=$2 nodes=$3; log="$1-$i.log"; shift 3
+count() {{ echo $#; }}
+trap 'exit 143' TERM
+: >"$met/$i"
+while [ "$(count "$met"/*)" -lt "$nodes" ]; do sleep 1; : >"$met/.$i"; rm -f "$met/.$i"; done
+exec "$@" >>"$log" 2>&1
+"""
 Manifest = dict[str, Any]
 
 
@@ -81,6 +90,11 @@ class Toleration:
         found: Manifest = {"key": self.key, "operator": "Equal" if self.value else "Exists"}
         found.update({"value": self.value} if self.value else {}, **({"effect": self.effect} if self.effect else {}))
         return found
+
+
+def meeting_place(job: Job) -> str:
+    """A folder where the job's pods find each other before they start."""
+    return f"{job.run_dir}/attempts/{job.attempt}/pods"
 
 
 def name_of(job: Job) -> str:
@@ -167,6 +181,7 @@ def container(target: Kubernetes, job: Job) -> Manifest:
     """The container that runs the agent; what it prints goes into the run's folder, a failure to start to the pod."""
     log = job.agent_log(0)[: -len("-0.log")]
     agent = agent_command(job.interpreter, job, INDEX if job.nodes > 1 else 0, network=job.nodes > 1)
+    words = (log, meeting_place(job), str(job.nodes), *agent)
     mounts = [
         {"name": f"volume-{n}", "mountPath": volume.path, "readOnly": volume.read_only}
         | ({"subPath": volume.sub_path} if volume.sub_path else {})
@@ -177,8 +192,8 @@ def container(target: Kubernetes, job: Job) -> Manifest:
     return {
         "name": "agent",
         "image": target.image,
-        "command": ["/bin/sh", "-c", _SHELL, "trainkit"],
-        "args": [word.replace("$", "$$") for word in (log, *agent)],  # Kubernetes would expand $(NAME)
+        "command": ["/bin/sh", "-c", _SHELL.replace("$(", "$$("), "trainkit"],
+        "args": [word.replace("$", "$$") for word in words],  # Kubernetes would expand $(NAME)
         "workingDir": job.run_dir,
         "env": [
             {"name": one.variable, "valueFrom": {"secretKeyRef": {"name": one.secret, "key": one.entry}}}

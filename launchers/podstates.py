@@ -43,10 +43,10 @@ def seen(answer: Mapping[str, Any]) -> Seen | None:
         return Seen(Status("running", "is being deleted"), over=not alive)
     waiting = [pod for pod in pods if not runs(pod) and not ended(pod)]
     wanted = int((job.get("spec") or {}).get("parallelism") or 1)
-    if alive:
-        missing = f"; {of_pod(waiting[0])}" if waiting else ""
-        return Seen(Status("running", f"{len(alive)} of {wanted} pods run{missing}" if wanted > 1 else ""))
-    return Seen(Status("queued", _why_queued(job, waiting)))
+    if alive and not waiting:
+        return Seen(Status("running", f"{len(alive)} of {wanted} pods run" if wanted > 1 else ""))
+    up = f"{len(alive)} of {wanted} pods are up; " if alive else ""
+    return Seen(Status("queued", up + _why_queued(job, waiting)))
 
 
 def _why_queued(job: Item, waiting: Sequence[Item]) -> str:

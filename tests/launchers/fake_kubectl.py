@@ -49,7 +49,7 @@ def create(folder: Path, given: dict[str, Any], namespace: str) -> dict[str, Any
     given["metadata"].update(namespace=namespace, uid=f"uid-of-{name}")
     file.write_text(json.dumps(given))
     if given["kind"] == "Job":
-        for index in range(given["spec"]["completions"]):
+        for index in range(1 if (folder / "hold").exists() else given["spec"]["completions"]):
             start(folder / f"pod-{name}-{index}", given["spec"], index)
     return given
 
@@ -66,7 +66,24 @@ def start(pod: Path, spec: dict[str, Any], index: int) -> None:
     Path(f"{pod}.pid").write_text(str(process.pid))
 
 
+def held(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Pods that have not been started: those beyond the first, as long as there is a file `hold`."""
+    spec = json.loads((folder / f"job-{name}.json").read_text())["spec"]
+    late = [n for n in range(spec["completions"]) if not (folder / f"pod-{name}-{n}.pid").exists()]
+    if not (folder / "hold").exists():
+        for index in late:
+            start(folder / f"pod-{name}-{index}", spec, index)
+        return []
+    return [pod(f"{name}-{n}", str(n), {"waiting": {"reason": "ImagePullBackOff"}}) for n in late]
+
+
+def pod(name: str, index: str, state: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": name, "annotations": {"batch.kubernetes.io/job-completion-index": index}}
+    return {"kind": "Pod", "metadata": metadata, "status": {"containerStatuses": [{"state": state}]}}
+
+
 def pods(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Pods that have been started."""
     found = []
     for file in sorted(folder.glob(f"pod-{name}-*.pid")):
         end, index = file.with_suffix(".end"), file.stem.rpartition("-")[2]
@@ -75,8 +92,7 @@ def pods(folder: Path, name: str) -> list[dict[str, Any]]:
             code, _, message = end.read_text().partition("\n")
             state = {"terminated": {"exitCode": int(code), "reason": "Completed" if code == "0" else "Error",
                                     "message": message}}  # fmt: skip
-        metadata = {"name": file.stem[4:], "annotations": {"batch.kubernetes.io/job-completion-index": index}}
-        found.append({"kind": "Pod", "metadata": metadata, "status": {"containerStatuses": [{"state": state}]}})
+        found.append(pod(file.stem[4:], index, state))
     return found
 
 
@@ -86,6 +102,8 @@ def get(folder: Path, name: str, kinds: str) -> dict[str, Any]:
     ended = [pod for pod in items if "terminated" in pod["status"]["containerStatuses"][0]["state"]]
     if (folder / f"deleted-{name}").exists() and len(ended) == len(items):
         return {"items": []}
+    if job.exists() and not (folder / f"deleted-{name}").exists():
+        items += held(folder, name)
     if job.exists() and "job" in kinds:
         codes = [pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] for pod in ended]
         conditions = [{"type": "Failed", "status": "True"}] if any(codes) else []

@@ -11,12 +11,13 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
+from trainkit import outcome
 from trainkit.errors import LaunchError, UnsupportedJob, UserErrorException
 from trainkit.job import Job, Launcher, Status
 from trainkit.options import launcher_of, options_of
 from trainkit.testing import LauncherLaws, launch, make_job, wait_until
 from trainkit_launchers.kubernetes import Kubernetes, Secret, Toleration, Volume
-from trainkit_launchers.manifests import INDEX, job_manifest, manifests, name_of, outside, version_of
+from trainkit_launchers.manifests import INDEX, job_manifest, manifests, meeting_place, name_of, outside, version_of
 from trainkit_launchers.podstates import Seen, seen
 
 VERSIONS = ("1.25", "1.29", "1.33", "1.37")
@@ -73,8 +74,8 @@ def test_several_nodes_are_an_indexed_job_with_a_headless_service() -> None:
     assert (pod["restartPolicy"], pod["subdomain"]) == ("Never", service["metadata"]["name"])
     assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
     assert service["spec"]["selector"].items() <= spec["template"]["metadata"]["labels"].items()
-    assert pod["containers"][0]["args"][1:] == [
-        "/work/env/bin/python", "-m", "trainkit.boot.agent", job().run_dir, "1", INDEX, "network",
+    assert pod["containers"][0]["args"][2:] == [
+        "4", "/work/env/bin/python", "-m", "trainkit.boot.agent", job().run_dir, "1", INDEX, "network",
     ]  # fmt: skip
     assert pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
 
@@ -83,7 +84,8 @@ def test_one_node_needs_nothing_that_old_servers_lack() -> None:
     (made,) = manifests(PLAIN, job(1, boot="/work/boot.zip"), 0, 0)
     assert "completionMode" not in made["spec"]
     pod = made["spec"]["template"]["spec"]
-    assert pod["containers"][0]["args"][1:] == [
+    assert pod["containers"][0]["args"][2:] == [
+        "1",
         "/work/env/bin/python",
         "/work/boot.zip",
         "agent",
@@ -99,7 +101,7 @@ def test_words_are_never_a_shells_nor_expanded() -> None:
     run_dir = "/work/$(HOME) `id`; x"
     container = job_manifest(PLAIN, job(run_dir=run_dir), 1, 1)["spec"]["template"]["spec"]["containers"][0]
     assert run_dir not in "".join(container["command"])
-    assert container["args"][4] == "/work/$$(HOME) `id`; x"
+    assert container["args"][6] == "/work/$$(HOME) `id`; x"
 
 
 def test_secrets_are_named_and_never_read() -> None:
@@ -193,8 +195,8 @@ STATES = [
      "pod 0 waits: Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.", False),
     (answer(pod(0, PULL)), "queued", 'pod 0 waits: ImagePullBackOff: Back-off pulling image "x:1"', False),
     (answer(pod(0, {"waiting": {"reason": "ContainerCreating"}})), "queued", "pod 0 is being started on gpu7", False),
-    (answer(pod(1, PULL), pod(0, RUNS)), "running",
-     '1 of 2 pods run; pod 1 waits: ImagePullBackOff: Back-off pulling image "x:1"', False),
+    (answer(pod(1, PULL), pod(0, RUNS)), "queued",
+     '1 of 2 pods are up; pod 1 waits: ImagePullBackOff: Back-off pulling image "x:1"', False),
     (answer(pod(0, RUNS), pod(1, RUNS)), "running", "2 of 2 pods run", False),
     (answer(pod(0, RUNS), pod(1, DONE)), "running", "1 of 2 pods run", False),
     (answer(pod(0, DONE), pod(1, RUNS)), "running", "1 of its pods are ending", True),
@@ -283,6 +285,30 @@ def test_an_old_server_is_asked_for_one_node_only(cluster: Kubernetes, tmp_path:
     one, attempt = make_job(tmp_path / "one", "")
     handle = launch(cluster, one, attempt)
     wait_until(lambda: cluster.poll(handle).phase == "ended", 30, "the job's end")
+
+
+def test_pods_that_come_up_late_are_waited_for(cluster: Kubernetes, tmp_path: Path) -> None:
+    hold = Path(cluster.kubeconfig, "hold")
+    hold.touch()
+    given, attempt = make_job(tmp_path / "run", "", nodes=2)
+    handle = launch(cluster, given, attempt)
+    wait_until(lambda: Path(meeting_place(given), "0").exists(), 30, "the first pod's start")
+    status = cluster.poll(handle)
+    assert (status.phase, status.words) == ("queued", "1 of 2 pods are up; pod 1 waits: ImagePullBackOff")
+    assert not attempt.agent(0).exists()
+    hold.unlink()
+    wait_until(lambda: cluster.poll(handle).phase == "ended", 30, "the job's end")
+    assert [outcome.ok(record) for record in outcome.records_of(attempt)] == [True, True]
+
+
+def test_a_job_is_cancelled_while_its_pods_wait_for_each_other(cluster: Kubernetes, tmp_path: Path) -> None:
+    Path(cluster.kubeconfig, "hold").touch()
+    given, attempt = make_job(tmp_path / "run", "", nodes=2)
+    handle = launch(cluster, given, attempt)
+    wait_until(lambda: Path(meeting_place(given), "0").exists(), 30, "the first pod's start")
+    cluster.cancel(handle)
+    wait_until(lambda: cluster.poll(handle).phase == "ended", 30, "the job's end")
+    assert not attempt.agent(0).exists()
 
 
 def test_a_silent_server_ends_nothing(cluster: Kubernetes, tmp_path: Path) -> None:
