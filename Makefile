@@ -27,6 +27,7 @@ demo:
 
 test: check
 	@scripts/build-horovod || echo "test: the tests of Horovod are skipped"
+	@scripts/engines || echo "test: the tests on several nodes that need what is missing are skipped"
 	@echo "test: pytest, $(WORKERS) workers"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
