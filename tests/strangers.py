@@ -46,6 +46,7 @@ class Moon:
     password: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     rover: Rover = Rover("first")
+    rovers: tuple[Rover, ...] = ()
 
     def __post_init__(self) -> None:
         if self.crew < 0:

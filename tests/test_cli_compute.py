@@ -36,7 +36,8 @@ def options(*pairs: str) -> list[str]:
 
 def test_a_cluster_is_attached_used_and_detached(cli: Run) -> None:
     words = options("crater=Tycho", "hosts=a,b", "hosts=c", "crew=3", "speed=2", "dark=yes", "labels=k=v,l=w",
-                    "side=far", "key_file=k", 'rover={"name": "second"}')  # fmt: skip
+                    "side=far", "key_file=k", 'rover={"name": "second"}', 'rovers={"name": "a", "wheels": 3}',
+                    'rovers={"name": "b"}')  # fmt: skip
     code, out, err = cli("compute", "add", "cluster", "--launcher", "moon", *words)
     assert code == codes.DONE, err
     assert out == "Compute target cluster: the launcher 'moon', as many nodes as the cluster gives.\n"
@@ -44,7 +45,7 @@ def test_a_cluster_is_attached_used_and_detached(cli: Run) -> None:
     assert shown["options"] == {
         "crater": "Tycho", "hosts": ["a", "b", "c"], "crew": 3, "speed": 2, "dark": True, "side": "far",
         "key_file": str(Path("k").absolute()), "password": "", "labels": {"k": "v", "l": "w"},
-        "rover": {"name": "second", "wheels": 4},
+        "rover": {"name": "second", "wheels": 4}, "rovers": [{"name": "a", "wheels": 3}, {"name": "b", "wheels": 4}],
     }  # fmt: skip
     assert (shown["type"], shown["launcher"], shown["scaleSettings"]["maxNodeCount"]) == ("Attached", "moon", None)
     out = cli("compute")[1]
@@ -118,6 +119,7 @@ def test_plug_ins_are_listed_with_their_fields_and_faults(cli: Run) -> None:
     fields = {field["name"]: field for field in theirs["fields"]}
     assert fields["crater"] == {"name": "crater", "type": "a text", "required": True, "default": None}
     assert (fields["hosts"]["type"], fields["crew"]["default"]) == ("a list of texts", 2)
+    assert fields["rovers"]["type"] == "a list of Rover(name, wheels)"
     assert "a_package_that_nobody_has" in rows["launcher", "broken"]["problem"]
     assert {"fork", "mpi", "torchrun"} <= {name for kind, name in rows if kind == "spread"}
     text = cli("launchers")[1]

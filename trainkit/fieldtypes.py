@@ -60,11 +60,13 @@ def words_of(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin in _SEQUENCES:
-        return "a list of " + _PLURALS.get(inner[0], "values") if inner else "a list"
+        return "a list of " + (_PLURALS.get(inner[0]) or words_of(inner[0])) if inner else "a list"
     if origin in (dict, Mapping):
         return "an object of names and values"
     if _is_path(hint):
         return "a path"
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return f"{hint.__name__}({', '.join(fields_of(hint))})"
     return _PLAIN.get(hint) or str(getattr(hint, "__name__", hint))
 
 
@@ -78,7 +80,9 @@ def typed(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         return _first_that_fits(inner, lambda one: typed(one, value, where), wrong)
     if origin in _SEQUENCES and isinstance(value, (list, tuple)):
-        fixed = origin is tuple and Ellipsis not in inner and len(inner) == len(value)
+        fixed = bool(inner) and origin is tuple and Ellipsis not in inner
+        if fixed and len(inner) != len(value):
+            raise UserErrorException(f"{where} is {value!r}; it has {len(inner)} values.")
         kinds = inner if fixed else [inner[0] if inner else Any] * len(value)
         return _SEQUENCES[origin](typed(kind, one, where) for kind, one in zip(kinds, value, strict=True))
     if origin in (dict, Mapping) and isinstance(value, Mapping):
@@ -128,7 +132,7 @@ def _first_that_fits(kinds: Sequence[Any], convert: Callable[[Any], Any], wrong:
 def parsed(hint: Any, texts: Sequence[str], where: str) -> Any:
     """What a command line gave for a field of this type, as JSON keeps it.
 
-    A list's items are divided by commas or given one by one, an object's are KEY=VALUE; both may be JSON, too. Raises
+    A list's items are divided by commas or given one by one, an object's are KEY=VALUE; all may be JSON, too. Raises
     UserErrorException; `where` begins its sentence.
     """
     origin, inner = get_origin(hint) or hint, get_args(hint)
@@ -137,7 +141,7 @@ def parsed(hint: Any, texts: Sequence[str], where: str) -> Any:
         wrong = UserErrorException(f"{where} is {', '.join(map(repr, texts))}; it is {words_of(hint)}.")
         return _first_that_fits(kinds, lambda one: parsed(one, texts, where), wrong)
     if origin in _SEQUENCES and texts[0][:1] != "[":
-        parts = [part for text in texts for part in text.split(",") if part]
+        parts = [part for text in texts for part in ([text] if text[:1] == "{" else text.split(",")) if part]
         return [parsed(inner[0] if inner else str, [part], where) for part in parts]
     if origin in (dict, Mapping) and texts[0][:1] != "{":
         return _pairs(inner[1] if inner else str, texts, where)
