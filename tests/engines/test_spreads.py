@@ -187,20 +187,31 @@ def test_a_rank_that_fails_elsewhere_is_the_verdict(testbed: Testbed, kind: str)
     assert (verdict["rank"], verdict["node_name"], verdict["exception"]) == (3, "node2", "ValueError")
 
 
+PROGRAMS = {  # each MPI's own process on the head, and the one it has on any other node
+    "openmpi5": ("/prterun", "/prted"),
+    "openmpi4": ("/mpirun.openmpi", "orted"),
+    "mpich": ("/mpirun.mpich", "hydra_pmi_proxy"),
+}
+
+
+@pytest.mark.parametrize("victim", ["mpirun", "its daemon", "agent"])
 @pytest.mark.parametrize("kind", MPIS)
-@pytest.mark.parametrize(("node", "needle"), [("node1", b"mpirun"), ("node2", b"proxy"), ("node2", b"boot.agent")])
-def test_whoever_is_killed_nothing_is_left(testbed: Testbed, kind: str, node: str, needle: bytes) -> None:
-    proxies = {"openmpi5": b"/prted", "openmpi4": b"orted", "mpich": b"hydra_pmi_proxy"}
+def test_whoever_is_killed_nothing_is_left(testbed: Testbed, kind: str, victim: str) -> None:
+    node, needle = {
+        "mpirun": ("node1", PROGRAMS[kind][0]),
+        "its daemon": ("node2", PROGRAMS[kind][1]),
+        "agent": ("node2", "boot.agent"),
+    }[victim]
     with launched(testbed, _WAIT, "mpi", 1, environment=mpi_environment(kind, testbed)) as running:
         running.ready(2)
-        victims = testbed.processes(node, proxies[kind] if needle == b"proxy" else needle)
-        assert victims
-        for victim in victims:
-            os.kill(victim, signal.SIGKILL)
+        found = testbed.processes(node, needle)
+        assert found
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
         status, verdict = running.end()
     assert status == "Failed"
-    if needle == b"boot.agent":
-        assert "node2" in verdict["summary"], verdict
+    if victim == "agent":
+        assert "node2" in (verdict.get("node_name") or verdict["summary"]), verdict
 
 
 def test_a_node_that_dies_is_named(testbed: Testbed) -> None:

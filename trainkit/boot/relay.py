@@ -97,7 +97,8 @@ class Relay:
         self._accept()
         for number, asker in list(self._askers.items()):
             self._hear(number, asker)
-            self._tell(number, asker)
+            if number in self._askers:
+                self._tell(number, asker)
         for key, command in list(self._running.items()):
             self._watch(key, command)
 
