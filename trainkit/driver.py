@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import sys
 import time
 from contextlib import suppress
@@ -22,15 +21,14 @@ from trainkit.boot import processes
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import TERMINAL, AttemptDir, Lines, RunDir, make_private, publish, read_json
 from trainkit.drivers import ensure
-from trainkit.errors import EnvironmentBuildError, TrainkitError, WorkspaceException
+from trainkit.errors import EnvironmentBuildError, LaunchError, TrainkitError, WorkspaceException
 from trainkit.job import Job, Launcher
+from trainkit.judging import GRACE_SECONDS, brief, judged
 from trainkit.slots import Slots
-from trainkit.starting import environment, write_key
+from trainkit.starting import Life, environment, several_machines, write_key
 
 _CANCEL_AGAIN_SECONDS = 6.0
 _STARTING_SECONDS = 3.0
-_GRACE_SECONDS = 3.0  # for ranks whose agent was killed: they see it, and end what they have started
-_FULL_BYTES = 256 << 10  # a disk with less room than this may be why something could not be written
 
 
 class _Canceled(Exception):
@@ -103,7 +101,8 @@ class Driver:
             attempt = self._start(interpreter, boot)
         while True:
             lost = self._watch(attempt)
-            status, verdict, records = self._judge(attempt, lost)
+            attempt = self._launched() or attempt  # the cluster may have started its allocation again by itself
+            status, verdict, records = judged(self.run, attempt, lost)
             if not restarts.may_restart(self.run, self.job, verdict):
                 break
             attempt = self._restart(attempt, str((verdict or {})["summary"]))
@@ -121,7 +120,7 @@ class Driver:
             deadline = time.monotonic() + _CANCEL_AGAIN_SECONDS
             while launcher.poll(handle).phase in ("queued", "running") and time.monotonic() < deadline:
                 time.sleep(0.05)
-        processes.sweep("TRAINKIT_RUN_ID", self.run.path.name, grace=_GRACE_SECONDS)
+        processes.sweep("TRAINKIT_RUN_ID", self.run.path.name, grace=GRACE_SECONDS)
 
     def _say(self, status: str, details: str = "") -> None:
         """Record a step, unless it is the one recorded last."""
@@ -158,11 +157,12 @@ class Driver:
                 f"A job with loop= needs the whole of trainkit, but {prepared.interpreter} has none of this version: "
                 "install it there, or name it in the environment's packages."
             )
-        if not prepared.needs_boot:
+        travels = several_machines(self._launcher())
+        if not prepared.needs_boot and not travels:
             return prepared.interpreter, ""
         from trainkit.bundle import bundle
 
-        return prepared.interpreter, str(bundle(self.root / "boot"))
+        return prepared.interpreter, str(bundle(self.root / "boot", self.job.spread if travels else ""))
 
     def _queue(self, slots: Slots) -> None:
         """Wait for the target to have room; first come, first served."""
@@ -185,14 +185,14 @@ class Driver:
 
         return cast(Launcher, launcher(self.target["launcher"])(**self.target.get("options", {})))
 
-    def _start(self, interpreter: str, boot: str, why: str = "", limit: float = 0.0) -> AttemptDir:
+    def _start(self, interpreter: str, boot: str, why: str = "", limit: float = 0.0, nodes: int = 0) -> AttemptDir:
         """Launch the agents and record the handle; only then do they start ranks."""
         number = max((a.number for a in self.run.attempts()), default=0) + 1
         attempt = self.run.attempt(number)
         for directory in (attempt.path, attempt.logs, attempt.ranks, attempt.nodes):
             make_private(directory)
         job = dataclasses.replace(
-            self.job, attempt=number, interpreter=interpreter, boot=boot,
+            self.job, attempt=number, interpreter=interpreter, boot=boot, nodes=nodes or self.job.nodes,
             environment=environment(self.run, self.root, self.job), max_seconds=limit or self.job.max_seconds,
         )  # fmt: skip
         write_key(attempt.key)
@@ -215,17 +215,24 @@ class Driver:
                 link.symlink_to(folder, target_is_directory=True)
 
     def _watch(self, attempt: AttemptDir) -> str:
-        """Wait for the job's end; the launcher's words where it was lost, else nothing."""
+        """Wait for the job's end; why it is lost where it is, else nothing."""
         launcher, handle = self._launcher(), (read_json(attempt.handle, "handle") or {})["handle"]
         if self.stage[0] != "Running":
             self._say("Running")
-        asked, begun, pause = 0.0, time.monotonic(), 0.01
+        asked, begun, pause, life = 0.0, time.monotonic(), 0.01, Life(attempt)
         while True:
             status = launcher.poll(handle)
             if status.phase == "ended":
                 return ""
             if status.phase == "lost":
                 return status.words or "the cluster no longer knows the job"
+            if status.phase == "queued":
+                self._say("Queued", status.words)
+            elif self.stage[0] == "Queued":
+                self._say("Running", status.words)
+            if silent := life.lost():
+                launcher.cancel(handle)
+                return silent
             if self.run.cancel.exists() and time.monotonic() - asked > _CANCEL_AGAIN_SECONDS:
                 asked = time.monotonic()
                 launcher.cancel(handle)
@@ -233,32 +240,21 @@ class Driver:
             pause = 0.01 if time.monotonic() - begun < _STARTING_SECONDS else min(0.25, pause * 1.2)
 
     def _restart(self, attempt: AttemptDir, why: str) -> AttemptDir:
-        """The next attempt, with the interpreter of the last one. The run keeps its place at the target."""
+        """The next attempt, with the interpreter of the last one, on as many nodes as there are and the job needs.
+
+        The run keeps its place at the target.
+        """
         last = Job.from_json(read_json(attempt.job, "interpreter") or {})
         why = why.removesuffix(outcome.HOW_TO_GO_ON)
         words = f"restart {restarts.made(self.run) + 1} of {self.job.max_restarts}: {why}; "
-        return self._start(
-            last.interpreter, last.boot, words, max(0.0, restarts.seconds_left(self.run, self.job) or 0.0)
-        )
-
-    def _judge(self, attempt: AttemptDir, lost: str) -> tuple[str, dict[str, Any] | None, list[dict[str, Any]]]:
-        """What became of an attempt, by its records."""
-        ends = outcome.ends_of(attempt)
-        if len(ends) < self.job.nodes and not lost:
-            processes.sweep("TRAINKIT_RUN_ID", self.job.run_id, grace=_GRACE_SECONDS)
-        records = outcome.records_of(attempt)
-        canceled = self.run.cancel.exists()
-        status, verdict = outcome.judge(self.job.world_size, records, ends, lost, canceled, self.job.nodes)
-        return status, self._explained(verdict, attempt), records
-
-    def _explained(self, verdict: dict[str, Any] | None, attempt: AttemptDir) -> dict[str, Any] | None:
-        """The verdict with what no rank's record can say: what its agent printed, and that the disk is full."""
-        if verdict is not None and verdict["kind"] in ("lost", "launch") and not verdict.get("log"):
-            log = attempt.agent_log(int(verdict.get("node") or 0))
-            verdict.update(log=str(log), tail=outcome.tail(log))
-            if shutil.disk_usage(self.run.path).free < _FULL_BYTES:
-                verdict["summary"] += f" The disk of {self.root} is full."
-        return verdict
+        limit = max(0.0, restarts.seconds_left(self.run, self.job) or 0.0)
+        try:
+            return self._start(last.interpreter, last.boot, words, limit)
+        except LaunchError as error:
+            left = error.available or 0
+            if not self.job.min_nodes <= left < self.job.nodes or not self.job.min_nodes:
+                raise
+            return self._start(last.interpreter, last.boot, words, limit, left)
 
     def _fail(self, kind: str, message: str, **values: Any) -> None:
         """End a run that never got as far as ranks."""
@@ -276,13 +272,9 @@ class Driver:
         self, status: str, verdict: dict[str, Any] | None, records: list[dict[str, Any]], attempt: int
     ) -> None:
         assert status in TERMINAL
-        brief = [{key: r.get(key) for key in _KEPT} for r in records[:256]]
         self.state.publish(
-            {"status": status, "time": time.time(), "verdict": verdict, "ranks": brief, "attempt": attempt}
+            {"status": status, "time": time.time(), "verdict": verdict, "ranks": brief(records), "attempt": attempt}
         )
-
-
-_KEPT = ("rank", "node", "node_name", "started", "ended", "exit_code", "signal", "exception", "asked_to_end")
 
 
 def main(argv: list[str]) -> int:

@@ -82,22 +82,37 @@ def judge(
     if canceled:
         return "Canceled", None
     reason = next((str(e["reason"]) for e in ends if e.get("reason")), "")
-    problem = next((str(e["problem"]) for e in ends if e.get("problem")), "")
+    troubled = next((e for e in ends if e.get("problem")), {})
+    gone = next((e["lost"] for e in ends if e.get("lost")), None)
     if lost:
-        return "Failed", _verdict("machine", summary=f"{lost}: the ranks that were running are gone.")
+        kind = "lost" if lost.startswith("node ") else "machine"
+        return "Failed", _verdict(kind, summary=f"{lost}: the ranks that were running are gone.")
     if reason.startswith("time limit"):
         return "Failed", _verdict("timeout", summary=f"The run was ended by its {reason}.")
     record = cause(records)
-    if record is not None and not _only_obeyed(record) and record.get("exit_code") != RUN_AGAIN:
+    by_itself = record is not None and not _only_obeyed(record) and record.get("exit_code") != RUN_AGAIN
+    if record is not None and by_itself and not (gone and lost_peer(record)):
         return "Failed", of_rank(record, records)
+    if gone:
+        return "Failed", _without_node(gone, records)
     again = [r for r in records if r.get("exit_code") == RUN_AGAIN]
     if again:
         return "Failed", _preempted(min(again, key=_when), records)
     missing = sorted(set(range(world_size)) - {int(r["rank"]) for r in records})
-    if problem:
-        return "Failed", _verdict("launch", message=problem, summary=problem)
+    if troubled:
+        kind, problem = "lost" if troubled.get("transient") else "launch", str(troubled["problem"])
+        return "Failed", _verdict(kind, node=troubled["node"], message=problem, summary=problem)
     silent = sorted(set(range(nodes)) - {int(e["node"]) for e in ends})
     return "Failed", _unexplained(missing, silent, ends, records)
+
+
+def _without_node(gone: Record, records: Sequence[Record]) -> dict[str, Any]:
+    """The verdict where a node's agent, machine or link is what failed."""
+    verdict = _verdict(
+        "lost", node=gone["node"], summary=f"node {gone['node']} ({gone['name']}) was lost: {gone['why']}."
+    )
+    verdict["victims"] = sorted(int(r["rank"]) for r in records if not ok(r))
+    return verdict
 
 
 def _preempted(record: Record, records: Sequence[Record]) -> dict[str, Any]:

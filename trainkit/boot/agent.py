@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -77,7 +78,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         gathering = Gathering(self.job, self.attempt, self.node, self.on_network, lambda: self.asked)
-        problem = ""
+        problem, transient = "", False
         try:
             if self.node == 0:
                 self._await_handle()
@@ -88,7 +89,7 @@ class Agent:
             self._spread(node)
             self._watch()
         except TrainkitError as error:
-            problem = error.message
+            problem, transient = error.message, bool(getattr(error, "transient", False))
         except Exception as error:  # a spread of another distribution may raise anything
             import traceback
 
@@ -101,7 +102,7 @@ class Agent:
         commands = [{"argv": list(s.argv), "status": s.status} for s in self.started]
         name = self.names[self.node] if self.names else gathering.name
         end = {"node": self.node, "name": name, "ended": time.time(), "problem": problem, "commands": commands}
-        self.end.publish({**end, "reason": self.reason, "lost": self.lost})
+        self.end.publish({**end, "transient": transient, "reason": self.reason, "lost": self.lost})
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.asked = True
@@ -274,7 +275,8 @@ def main(argv: List[str]) -> int:
         return 0
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     processes.become_subreaper()
-    publish(attempt.agent(node), {"identity": processes.identity(os.getpid()), "time": time.time()})
+    here = {"identity": processes.identity(os.getpid()), "time": time.time(), "name": socket.gethostname()}
+    publish(attempt.agent(node), here)
     job = read_json(attempt.job)
     if job is None:
         return 1

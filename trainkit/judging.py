@@ -1,0 +1,46 @@
+"""What became of an attempt, read from the files that its ranks and agents have left."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from trainkit import outcome
+from trainkit.boot import processes
+from trainkit.boot.rundir import AttemptDir, RunDir, read_json
+from trainkit.job import Job
+
+GRACE_SECONDS = 3.0  # for ranks whose agent was killed: they see it, and end what they have started
+_FULL_BYTES = 256 << 10  # a disk with less room than this may be why something could not be written
+_KEPT = ("rank", "node", "node_name", "started", "ended", "exit_code", "signal", "exception", "asked_to_end")
+_MOST_RECORDS = 256
+Records = list[dict[str, Any]]
+
+
+def judged(run: RunDir, attempt: AttemptDir, lost: str) -> tuple[str, dict[str, Any] | None, Records]:
+    """The status that the run has now, the verdict where it failed, and the ranks' records.
+
+    `lost` says why nobody can tell how the job ended, if so.
+    """
+    job = Job.from_json(read_json(attempt.job, "interpreter") or {})
+    ends = outcome.ends_of(attempt)
+    if len(ends) < job.nodes and not lost:
+        processes.sweep("TRAINKIT_RUN_ID", job.run_id, grace=GRACE_SECONDS)
+    records = outcome.records_of(attempt)
+    status, verdict = outcome.judge(job.world_size, records, ends, lost, run.cancel.exists(), job.nodes)
+    return status, _explained(verdict, run, attempt), records
+
+
+def _explained(verdict: dict[str, Any] | None, run: RunDir, attempt: AttemptDir) -> dict[str, Any] | None:
+    """The verdict with what no rank's record can say: what its agent printed, and that the disk is full."""
+    if verdict is not None and verdict["kind"] in ("lost", "launch") and not verdict.get("log"):
+        log = attempt.agent_log(int(verdict.get("node") or 0))
+        verdict.update(log=str(log), tail=outcome.tail(log))
+        if shutil.disk_usage(run.path).free < _FULL_BYTES:
+            verdict["summary"] += f" The disk of {run.path.parents[2]} is full."
+    return verdict
+
+
+def brief(records: Records) -> Records:
+    """What the run's final state keeps of the ranks' records."""
+    return [{key: record.get(key) for key in _KEPT} for record in records[:_MOST_RECORDS]]
