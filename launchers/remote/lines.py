@@ -11,7 +11,7 @@ from trainkit.errors import ComputeTargetException
 from .hosts import Host
 
 # Reads a program of a given length from standard input and runs it; the rest of standard input is the program's.
-_RUN_INPUT = "import sys; i = sys.stdin.buffer; exec(compile(i.read(int(i.readline())), 'trainkit', 'exec'))"
+_RUN_INPUT = "import sys; i = sys.stdin.buffer; exec(i.read(int(i.readline())))"
 _OURS = ("-T", "-x", "-a", "-oBatchMode=yes", "-oClearAllForwardings=yes")
 _OPTION = re.compile(r"([A-Za-z0-9]+)[= ]([^\n\0'\"]*)")
 _KEYS = "Host keys are always checked: add the hosts' keys to ~/.ssh/known_hosts."
