@@ -27,6 +27,7 @@ from trainkit.errors import UserErrorException
 class Rover:
     name: str
     wheels: int = 4
+    token: str = ""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def test_attached_found_and_detached(workspace: Workspace, capsys: pytest.Captur
     assert type(made) is AttachedCompute
     kept = record(workspace)
     assert (kept["launcher"], kept["max_nodes"], kept["options"]["hosts"]) == ("moon", None, ["a", "b"])
-    assert kept["options"]["rover"] == {"name": "first", "wheels": 4}
+    assert kept["options"]["rover"] == {"name": "first", "wheels": 4, "token": ""}
     found = ComputeTarget(workspace, "cluster")
     assert (type(found), found.type, found.tags) == (AttachedCompute, "Attached", {"a": "b"})
     assert found.launcher == make(hosts=("a", "b"), key_file=Path("/k"))
@@ -88,6 +88,7 @@ def test_attaching_again_is_the_same_or_refused(workspace: Workspace) -> None:
     [
         ({"password": "hunter2"}, "password of Moon would write a secret into a record. Give it by reference"),
         ({"labels": {"API_TOKEN": "hunter2"}}, "API_TOKEN of Moon would write a secret"),
+        ({"rovers": {"name": "x", "token": "hunter2"}}, "token of Moon would write a secret"),
         ({"hosts": ("ssh://me:hunter2@host",)}, "hosts of Moon holds a password in an address"),
         ({"hosts": "ab"}, "hosts is 'ab'; it is a list of texts"),
         ({"speed": "2"}, "speed is '2'; it is a number"),
@@ -97,6 +98,8 @@ def test_attaching_again_is_the_same_or_refused(workspace: Workspace) -> None:
     ],
 )
 def test_what_a_record_cannot_keep_is_refused(workspace: Workspace, values: dict[str, Any], words: str) -> None:
+    if "rovers" in values:
+        values = {"rovers": (make("Rover", **values["rovers"]),)}
     if values == {"hosts": "ab"}:
         launcher = make()
         object.__setattr__(launcher, "hosts", "ab")

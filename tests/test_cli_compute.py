@@ -45,11 +45,13 @@ def test_a_cluster_is_attached_used_and_detached(cli: Run) -> None:
     assert shown["options"] == {
         "crater": "Tycho", "hosts": ["a", "b", "c"], "crew": 3, "speed": 2, "dark": True, "side": "far",
         "key_file": str(Path("k").absolute()), "password": "", "labels": {"k": "v", "l": "w"},
-        "rover": {"name": "second", "wheels": 4}, "rovers": [{"name": "a", "wheels": 3}, {"name": "b", "wheels": 4}],
+        "rover": {"name": "second", "wheels": 4, "token": ""},
+        "rovers": [{"name": "a", "wheels": 3, "token": ""}, {"name": "b", "wheels": 4, "token": ""}],
     }  # fmt: skip
     assert (shown["type"], shown["launcher"], shown["scaleSettings"]["maxNodeCount"]) == ("Attached", "moon", None)
     out = cli("compute")[1]
     assert "the launcher 'moon' (crater=Tycho, hosts=a,b,c, crew=3" in out
+    assert "rovers=(name=a,wheels=3),(name=b,wheels=4)" in out
     assert "hosts a, b, c" in cli("compute", "show", "cluster")[1]
     code, out, err = cli("submit", "train.py", "-t", "cluster", "--dry-run")
     assert (code, "the launcher 'moon' sends\nto Tycho" in out) == (codes.DONE, True), err
@@ -119,7 +121,7 @@ def test_plug_ins_are_listed_with_their_fields_and_faults(cli: Run) -> None:
     fields = {field["name"]: field for field in theirs["fields"]}
     assert fields["crater"] == {"name": "crater", "type": "a text", "required": True, "default": None}
     assert (fields["hosts"]["type"], fields["crew"]["default"]) == ("a list of texts", 2)
-    assert fields["rovers"]["type"] == "a list of Rover(name, wheels)"
+    assert fields["rovers"]["type"] == "a list of Rover(name, wheels, token)"
     assert "a_package_that_nobody_has" in rows["launcher", "broken"]["problem"]
     assert {"fork", "mpi", "torchrun"} <= {name for kind, name in rows if kind == "spread"}
     text = cli("launchers")[1]

@@ -124,8 +124,10 @@ def pairs_of(options: Mapping[str, Any]) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ",".join(f"{key}={item}" for key, item in value.items())
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        return ",".join(f"{key}={_shown(item)}" for key, item in value.items() if item not in ("", None, [], {}, False))
+    if isinstance(value, (list, tuple)):
+        return ",".join(f"({_shown(item)})" if isinstance(item, Mapping) else str(item) for item in value)
+    return str(value)
 
 
 def _required(one: dataclasses.Field[Any]) -> bool:
@@ -150,19 +152,23 @@ def _refuse_unknown(name: str, fields: Mapping[str, Any], given: Mapping[str, An
 
 
 def _refuse_secret(owner: str, name: str, value: Any) -> None:
-    """Raises UserErrorException where the value would write a secret into a record."""
+    """Raises UserErrorException where the value, or what is inside it, would write a secret into a record."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             _refuse_secret(owner, str(key), item)
-        return
-    texts = [value] if isinstance(value, str) else list(value) if isinstance(value, (list, tuple, set)) else []
-    texts = [text for text in texts if isinstance(text, str) and text]
-    if texts and _SECRET.search(name):
+    elif dataclasses.is_dataclass(value):
+        for one in dataclasses.fields(value):
+            if not one.metadata.get(BY_REFERENCE):
+                _refuse_secret(owner, one.name, getattr(value, one.name))
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            _refuse_secret(owner, name, item)
+    elif isinstance(value, str) and value and _SECRET.search(name):
         raise UserErrorException(
             f"{name} of {owner} would write a secret into a record. Give it by reference: by an option that names a "
             "file or an environment variable on the machine that needs it."
         )
-    if any(_IN_URL.search(text) for text in texts):
+    elif isinstance(value, str) and _IN_URL.search(value):
         raise UserErrorException(
             f"{name} of {owner} holds a password in an address, which would be recorded. Give it by reference, such "
             "as by a file or an environment variable."
