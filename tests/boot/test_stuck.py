@@ -1,0 +1,226 @@
+"""Which rank holds the others up: simulated runs, healthy ones by the thousand and ones in which something stops."""
+
+from __future__ import annotations
+
+import bisect
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from trainkit.boot import pulse as p
+from trainkit.boot.pulse import Pulse
+from trainkit.boot.stuck import LEAST_SECONDS, TIMES, History, Stuck, stuck
+
+FOREVER = 1e9
+
+
+@dataclass
+class Rank:
+    """One simulated rank: what it said when."""
+
+    number: int
+    now: float = 0.0
+    sums: int = 0
+    step: int = 0
+    ticks: int = 0
+    first_ended: float = 0.0
+    said: list[tuple[float, Pulse]] = field(default_factory=list)
+
+    def say(self, phase: int) -> None:
+        self.said.append((self.now, Pulse(self.number, phase, self.step, self.step, self.sums, self.ticks)))
+
+    def at(self, time: float) -> Pulse:
+        said = self.said[max(0, bisect.bisect_right(self.said, (time, Pulse(99, 0, 0, 0, 0, 0))) - 1)][1]
+        return said._replace(since_first=time - self.first_ended)
+
+
+class Simulation:
+    """A fit on several ranks: steps of random length, evaluations, checkpoints of rank 0; one may stop somewhere."""
+
+    def __init__(self, seed: int, stops: tuple[int, int, int] | None = None) -> None:
+        """`stops` is the rank, the step, and the phase in it, in which it moves no more."""
+        self.random = random.Random(seed)
+        self.stops, self.stopped = stops, FOREVER
+        self.ranks = [Rank(n) for n in range(self.random.choice((2, 3, 4, 8)))]
+        self.mean = self.random.choice((0.02, 0.2, 1.0, 4.0))
+        self.spread = self.random.choice((0.05, 0.3))
+        self.longest = 0.0
+        self._run(steps=self.random.randint(8, 60))
+
+    def _run(self, steps: int) -> None:
+        for rank in self.ranks:
+            rank.say(p.STARTING)
+            rank.now += self.random.uniform(1, 20)  # to import, to build
+        self._exchange(p.STARTING)
+        for step in range(1, steps + 1):
+            begun = max(rank.now for rank in self.ranks)
+            first = self.random.uniform(0, 40) if step == 1 else 0.0  # to compile
+            for rank in self.ranks:
+                if self._does(rank, p.DATA, self._time(0.2), step) or self._does(
+                    rank, p.COMPUTING, self._time(0.7) + first, step
+                ):
+                    continue
+            self._exchange(p.UPDATING)
+            if self.stopped < FOREVER:
+                return
+            for rank in self.ranks:
+                rank.now += self._time(0.1)
+                rank.step = step
+                rank.first_ended = rank.first_ended or rank.now
+                rank.say(p.DATA)
+            if step > 1:
+                self.longest = max(self.longest, max(rank.now for rank in self.ranks) - begun)
+            if step % 10 == 0:
+                self._between()
+        for rank in self.ranks:
+            rank.say(p.ENDED)
+
+    def _does(self, rank: Rank, phase: int, seconds: float, step: int) -> bool:
+        """Whether the rank stops in this phase instead of coming to its end."""
+        rank.say(phase)
+        if self.stops == (rank.number, step, phase):
+            self.stopped, rank.now = rank.now, FOREVER
+            return True
+        if rank.now < FOREVER:
+            rank.now += seconds
+        return False
+
+    def _time(self, share: float) -> float:
+        return self.mean * share * self.random.lognormvariate(0, self.spread)
+
+    def _exchange(self, after: int) -> None:
+        """All wait for the last one."""
+        for rank in self.ranks:
+            if rank.now < FOREVER:
+                rank.sums += 1
+                rank.say(p.WAITING)
+        end = max(rank.now for rank in self.ranks) + self.random.uniform(0.0005, 0.01)
+        for rank in self.ranks:
+            rank.now = end
+            if end < FOREVER:
+                rank.say(after)
+
+    def _between(self) -> None:
+        """An evaluation, and a checkpoint that rank 0 writes while the others wait."""
+        batches, seconds = self.random.randint(1, 20), self.random.uniform(0.01, 2.0)
+        for rank in self.ranks:
+            rank.say(p.EVALUATING)
+            for _ in range(batches):
+                rank.now += seconds * self.random.uniform(0.5, 1.5)
+                rank.ticks += 1
+                rank.say(p.EVALUATING)
+        self._exchange(p.RESTING)
+        self.ranks[0].say(p.SAVING)
+        self.ranks[0].now += self.random.choice((0.1, 3.0, 50.0))
+        self._exchange(p.DATA)
+
+    def watched(self, until: float) -> tuple[Stuck | None, float]:
+        """The first verdict of a head that looks about once a second, and when it came."""
+        history, now = History(), self.random.uniform(0, 1)
+        while now < until:
+            history.note([rank.at(now) for rank in self.ranks], now)
+            verdict = stuck(history.pulses, history, now)
+            if verdict is not None:
+                return verdict, now
+            now += self.random.uniform(0.95, 1.05)
+        return None, now
+
+    @property
+    def end(self) -> float:
+        return max(rank.said[-1][0] for rank in self.ranks) + 15
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_no_alarm_in_thousands_of_healthy_runs(part: int) -> None:
+    for seed in range(part * 500, part * 500 + 500):
+        run = Simulation(seed)
+        verdict, now = run.watched(run.end)
+        assert verdict is None, f"seed {seed} at {now:.1f} s: {verdict}"
+
+
+def test_a_rank_that_stops_is_named_in_time() -> None:
+    """Whichever it is, wherever it stops from the second step on: within max(10 s, three times its longest step)."""
+    for seed in range(400):
+        which = random.Random(seed)
+        where = (which.randrange(2), which.randint(3, 8), which.choice((p.DATA, p.COMPUTING)))
+        run = Simulation(seed, where)
+        allowed = max(LEAST_SECONDS, TIMES * 1.5 * run.longest)  # two steps are seen at least
+        verdict, now = run.watched(run.stopped + 10 * allowed)
+        assert verdict is not None and verdict.ranks == (where[0],), f"seed {seed}: {verdict}"
+        others = tuple(rank.number for rank in run.ranks if rank.number != where[0])
+        assert verdict.held_up == others
+        assert now - run.stopped <= allowed + 0.2, f"seed {seed}: after {now - run.stopped:.1f} s of {allowed:.1f}"
+
+
+def after(seconds: float, *pulses: Pulse, steps: int = 3) -> Stuck | None:
+    """The verdict when ranks that made steps of a second have stood still for so long, in these places."""
+    history = History()
+    for step in range(steps + 1):
+        history.note([Pulse(n.rank, p.DATA, step, step, step, 0) for n in pulses], float(step))
+    history.note(pulses, steps + 1.0)
+    return stuck(history.pulses, history, steps + 1.0 + seconds, {1: "node2"})
+
+
+def waits(rank: int, sums: int) -> Pulse:
+    return Pulse(rank, p.WAITING, 4, 4, sums, 0)
+
+
+def test_the_sentence() -> None:
+    verdict = after(12.0, waits(0, 9), Pulse(1, p.DATA, 4, 4, 8, 0), waits(2, 9))
+    assert verdict is not None and verdict.ranks == (1,) and verdict.held_up == (0, 2)
+    assert verdict.words == (
+        "Rank 1 on node2 has not moved for 12 s after step 4; it was waiting for data. Ranks 0, 2 wait for it."
+    )
+    stopped = after(12.0, waits(0, 9), Pulse(1, p.COMPUTING, 4, 4, 8, 0, state="T"))
+    assert stopped is not None and "its process is stopped (SIGSTOP). Rank 0 waits for it." in stopped.words
+    own = after(70.0, waits(0, 9), Pulse(1, p.OWN, 4, 4, 8, 0, name="tokenising"))
+    assert own is not None and "it was tokenising" in own.words
+
+
+def test_who_is_not_stuck() -> None:
+    assert after(5.0, waits(0, 9), Pulse(1, p.DATA, 4, 4, 8, 0)) is None
+    assert after(60.0, Pulse(0, p.DATA, 4, 4, 8, 0), Pulse(1, p.DATA, 4, 4, 8, 0)) is None  # nobody waits for anybody
+    assert after(60.0, waits(0, 9), Pulse(1, p.ENDED, 4, 4, 8, 0)) is None
+    assert after(60.0, waits(0, 9), Pulse(1, p.SAVING, 4, 4, 8, 0)) is None
+    assert after(600.0, waits(0, 1), Pulse(1, p.COMPUTING, 0, 0, 0, 0), steps=0) is None  # a first step
+    assert stuck([], History(), 0.0) is None
+
+
+def test_a_checkpoint_takes_its_time_but_not_for_ever() -> None:
+    assert after(170.0, waits(0, 9), Pulse(1, p.SAVING, 4, 4, 8, 0)) is None
+    assert after(190.0, waits(0, 9), Pulse(1, p.SAVING, 4, 4, 8, 0)) is not None
+
+
+def test_ranks_that_make_different_calls() -> None:
+    verdict = after(12.0, waits(0, 9), waits(1, 8))
+    assert verdict is not None and verdict.ranks == (1,)
+    assert "exchange 8, they in 9: the ranks make different calls" in verdict.words
+
+
+def test_ranks_that_wait_for_the_device_while_they_seem_to_compute() -> None:
+    verdict = after(12.0, Pulse(0, p.UPDATING, 4, 4, 9, 0), Pulse(1, p.DATA, 4, 4, 8, 0))
+    assert verdict is not None and verdict.ranks == (1,) and verdict.held_up == (0,)
+
+
+def test_all_wait_for_each_other() -> None:
+    assert after(20.0, waits(0, 9), waits(1, 9)) is None
+    verdict = after(40.0, waits(0, 9), waits(1, 9))
+    assert verdict is not None and "the network" in verdict.words and verdict.ranks == (0, 1)
+
+
+def test_long_steps_are_given_their_time() -> None:
+    history = History()
+    for step in range(6):
+        history.note([Pulse(n, p.DATA, step, step, step, 0) for n in range(2)], step * 20.0)
+    history.note([waits(0, 6)], 101.0)
+    assert stuck(history.pulses, history, 101.0 + 50) is None
+    assert stuck(history.pulses, history, 101.0 + 75) is not None
+
+
+def test_a_resumed_fit_begins_anew() -> None:
+    """Step 1000 of the fit may be the first of this process: it compiles."""
+    history = History()
+    history.note([Pulse(n, p.COMPUTING, 1000, 0, 1, 0) for n in range(2)], 0.0)
+    history.note([Pulse(0, p.WAITING, 1000, 0, 2, 0)], 1.0)
+    assert stuck(history.pulses, history, 500.0) is None
