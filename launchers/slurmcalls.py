@@ -19,6 +19,7 @@ from . import slurmstates as states
 from .slurmtext import Handle, environment, name_of, refused, submitted
 
 _CALL_SECONDS = 30.0
+_ASK_SECONDS = 8.0  # for what is asked again and again: whoever watches the job has more to look at
 _EVERY_SECONDS = 1.0, 5.0  # between two questions about a job: soon, and when it has been watched for minutes
 
 
@@ -50,14 +51,14 @@ class Watched:
 watched: dict[str, Watched] = {}
 
 
-def call(*command: str, times: bool = True) -> subprocess.CompletedProcess[str]:
+def call(*command: str, times: bool = True, seconds: float = _CALL_SECONDS) -> subprocess.CompletedProcess[str]:
     """Run a command of Slurm's; one that is missing, or does not answer, has the code 255 and says so."""
     env = environment(os.environ)
     if times:
         env["SLURM_TIME_FORMAT"] = "%s"
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_CALL_SECONDS, env=env,
+            command, capture_output=True, text=True, errors="replace", timeout=seconds, env=env,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except FileNotFoundError:
@@ -65,7 +66,7 @@ def call(*command: str, times: bool = True) -> subprocess.CompletedProcess[str]:
     except OSError as error:
         words = f"{command[0]}: {error}"
     except subprocess.TimeoutExpired:
-        words = f"{command[0]} has not answered within {_CALL_SECONDS:g} s (timed out)"
+        words = f"{command[0]} has not answered within {seconds:g} s (timed out)"
     return subprocess.CompletedProcess(command, 255, "", words)
 
 
@@ -89,21 +90,24 @@ def check_allocation(number: str, job: Job) -> None:
 
 def find(job: Handle) -> tuple[states.Entry | None, str]:
     """The job as Slurm tells of it, or None and the words with which it did not answer."""
-    seen = call("squeue", "-h", "-t", "all", "-j", job.id, "-o", states.SQUEUE, *job.where)
+    seen = call("squeue", "-h", "-t", "all", "-j", job.id, "-o", states.SQUEUE, *job.where, seconds=_ASK_SECONDS)
     found = states.entry(seen.stdout)
     if found is None and seen.returncode and not states.forgotten(seen.stderr):
         return None, seen.stderr
     if found is None or found.ended:
-        found = states.details(call("scontrol", "show", "job", "-o", job.id, *job.where).stdout) or found
+        found = (
+            states.details(call("scontrol", "show", "job", "-o", job.id, *job.where, seconds=_ASK_SECONDS).stdout)
+            or found
+        )
     if found is None:
-        kept = call("sacct", "-X", "-n", "-P", "-j", job.id, "-o", states.SACCT, *job.where)
+        kept = call("sacct", "-X", "-n", "-P", "-j", job.id, "-o", states.SACCT, *job.where, seconds=_ASK_SECONDS)
         found = states.account(kept.stdout)
     return found or states.Entry("FORGOTTEN"), ""
 
 
 def step_of(job: Handle) -> tuple[str, str]:
     """The number of the agents' step ("12.0"), empty where there is none, and what Slurm said if it did not answer."""
-    seen = call("squeue", "-h", "-s", "-j", job.id, "-o", "%i|%j", *job.where)
+    seen = call("squeue", "-h", "-s", "-j", job.id, "-o", "%i|%j", *job.where, seconds=_ASK_SECONDS)
     silent = seen.returncode != 0 and not states.forgotten(seen.stderr)
     return states.step(seen.stdout, job.name), seen.stderr if silent else ""
 
