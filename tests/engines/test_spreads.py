@@ -67,6 +67,22 @@ total = int(hvd.allreduce(torch.tensor(float(hvd.rank() + 1)), op=hvd.Sum))
 """
 
 
+_ELASTIC = """
+import os, torch, horovod.torch as hvd
+hvd.init()
+model = torch.nn.Linear(1, 1)
+@hvd.elastic.run
+def train(state):
+    while hvd.size() == 2 or state.step < 5:
+        hvd.allreduce(torch.ones(1))
+        state.step += 1
+        state.commit()
+        open("../ready-%d" % hvd.rank(), "w").close()
+train(hvd.elastic.TorchState(model=model, step=0))
+open("../size-%d" % hvd.size(), "w").close()
+"""
+
+
 class Launched:
     """A job whose agents run on the nodes of a testbed."""
 
@@ -227,3 +243,12 @@ def test_a_node_that_dies_is_named(testbed: Testbed) -> None:
             assert status == "Failed"
             assert "node 1 (node2) was lost" in verdict["summary"], verdict
             bed.boot("node2")
+
+
+def test_elastic_horovod_goes_on_with_the_nodes_that_are_left(testbed: Testbed) -> None:
+    pytest.importorskip("horovod")
+    with Testbed(nodes=2) as bed, launched(bed, _ELASTIC, "horovod-elastic", 1, min_nodes=1) as running:
+        running.ready(2)
+        bed.kill("node2")
+        assert running.end(90)[0] == "Completed", running.words()
+        assert [path.name for path in Path(running.job.run_dir).glob("size-*")] == ["size-1"]

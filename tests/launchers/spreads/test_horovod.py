@@ -27,7 +27,7 @@ def job(tmp_path: Path) -> Job:
 
 def test_over_two_machines(job: Job, tmp_path: Path) -> None:
     (command,) = horovod(job, Node(0, NAMES, "10.0.0.1", 29500, "eth0", (0, 1)))
-    own = ("-np", "4", "-H", "a:2,b:2", "--disable-cache", "--network-interfaces", "eth0", "--gloo")
+    own = ("-np", "4", "--disable-cache", "--network-interfaces", "eth0", "--gloo", "-H", "a:2,b:2")
     start = command.argv.index(str(tmp_path / "bin" / "horovodrun"))
     assert command.argv[start + 1 : start + 1 + len(own)] == own
     assert command.argv[-3:] == (job.interpreter, "-m", "trainkit.boot.rank")
