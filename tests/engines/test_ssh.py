@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.engines.testbed import Testbed, missing
+from tests.docs import blocks
+from tests.engines.testbed import PATH, Testbed, missing
 from trainkit import outcome
 from trainkit.boot.processes import with_environment
 from trainkit.boot.rundir import RunDir
@@ -124,6 +127,38 @@ def _laws(bed: Testbed, name: str) -> None:
         "ctl", [*command, "--basetemp", str(base)], timeout=240, cwd=ROOT, env={"LAWS_OF_SSH": name, "CI": "true"}
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_hosts_may_share_the_home_that_files_are_sent_to(bed: Testbed) -> None:
+    options = {"hosts": ["node1", "node2"], "shared_disk": False}
+    for node in bed.names:
+        bed.hide(node, bed.shared)
+    try:
+        job = started(bed, options, "one-home", WRITE)
+        assert ends(bed, options, job)["phase"] == "ended"
+    finally:
+        for node in bed.names:
+            bed.show(node, bed.shared)
+    assert records(job) == [True, True]
+    assert sorted(path.name for path in (job["directory"] / "outputs").iterdir()) == ["0", "1"]
+
+
+def test_the_pages_example_runs(bed: Testbed) -> None:
+    work = bed.shared / "page"
+    work.mkdir()
+    found = blocks.blocks(ROOT / "docs/how-to/ssh.md")
+    for block in found:
+        if "file" in block.options:
+            (work / block.options["file"]).write_text(block.text)
+    example = next(block for block in found if block.output)
+    path = f"{Path(sys.executable).parent}:{PATH}"
+    printed = ""
+    for command in blocks.commands(example.text):
+        done = bed.run("ctl", ["bash", "-c", command], cwd=work, env={"PATH": path}, timeout=90)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        printed += done.stdout
+    assert "rank 1 on node2" in printed
+    assert "0.5" in printed
 
 
 # --- ways in, and refusals ---
@@ -356,3 +391,52 @@ def test_results_come_while_a_job_without_a_shared_disk_runs_and_its_code_travel
             bed.run(node, ["rm", "-f", "/run/go"])
             for path in hidden:
                 bed.show(node, path)
+
+
+# --- whole runs: submitted, watched and restarted by the driver ---
+
+TWICE = """
+import json, os, pathlib, sys, time
+rank, attempt = os.environ["RANK"], os.environ["TRAINKIT_ATTEMPT"]
+kept = pathlib.Path("outputs", "kept-" + rank)
+print("attempt", attempt, "finds", kept.exists(), flush=True)
+if attempt == "1":
+    kept.write_text("x")
+    time.sleep(300)
+"""
+
+
+def trainkit(bed: Testbed, work: Path, *words: str, code: int = 0) -> str:
+    """What a command of trainkit prints in ctl."""
+    command = [str(Path(sys.executable).parent / "trainkit"), *words]
+    done = bed.run("ctl", command, cwd=work, timeout=110)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "staged"])
+def test_a_run_whose_node_dies_and_whose_driver_is_killed_goes_on_with_a_spare(bed: Testbed, shared: bool) -> None:
+    work = bed.shared / f"goes-on-{shared}"
+    work.mkdir()
+    (work / "train.py").write_text(TWICE)
+    options = ["hosts=node1,node2,node3", f"shared_disk={str(shared).lower()}", "connect_timeout_seconds=3"]
+    trainkit(bed, work, "init")
+    trainkit(bed, work, "compute", "add", "lab", "--launcher", "ssh", *(w for o in options for w in ("--option", o)))
+    trainkit(bed, work, "submit", "train.py", "--target", "lab", "--nodes", "2", "--spread", "fork", "--gpu", "no",
+             "--max-restarts", "1")  # fmt: skip
+    (run,) = (path.parent for path in wait_until(lambda: list(work.glob(".trainkit/runs/*/*/run.json")), 30, "a run"))
+    wait_until(lambda: all((run / f"outputs/kept-{rank}").exists() for rank in range(2)), 60, "results of both ranks")
+    (driver,) = bed.processes("ctl", f"trainkit.driver {run}")
+    os.kill(driver, signal.SIGKILL)
+    bed.kill("node2", silently=True)
+    try:
+        trainkit(bed, work, "wait", "last")
+    finally:
+        bed.boot("node2")
+    told = json.loads(trainkit(bed, work, "show", "last", "--json"))
+    assert told["status"] == "Completed", told
+    assert [path.name for path in sorted(run.glob("attempts/*"))] == ["1", "2"]
+    logs = "".join((run / f"attempts/2/logs/rank-{rank}.log").read_text() for rank in range(2))
+    assert logs.count("attempt 2 finds True") == 2
+    for node in bed.names:
+        assert not bed.processes(node, run.name)
