@@ -37,7 +37,7 @@ from .seldom import Seldom
 __all__ = ["Kubernetes", "Secret", "Toleration", "Volume"]
 
 _POLL_SECONDS = 2.0
-_ANSWER_SECONDS = 20
+_ANSWER_SECONDS, _POLL_ANSWER_SECONDS = 20, 5
 _LEFT_SECONDS = 15.0  # for the other pods once the head's has ended: agents that have lost the head end after 8
 _INDEXED_SINCE = (1, 22)  # when the API server began to have Indexed Jobs without being asked to
 _PASSING = ("refused", "timeout", "timed out", "no such host", "unexpected EOF", "TLS handshake", "Too Many Requests",
@@ -129,7 +129,8 @@ class Kubernetes:
         namespace, _, name = handle.partition("/")
 
         def ask() -> Status:
-            answer = self._call("get", "jobs.batch,pods", "-l", f"{LABEL}={name}", "-n", namespace, "-o", "json")
+            words = ("get", "jobs.batch,pods", "-l", f"{LABEL}={name}", "-n", namespace, "-o", "json")
+            answer = self._call(*words, seconds=_POLL_ANSWER_SECONDS)
             found = seen(json.loads(answer))
             if found is None:
                 known = handle in self._canceled or handle in self._over
@@ -206,19 +207,19 @@ class Kubernetes:
         chosen = [f"{option}={value}" for option, value in options if value]
         return (self.kubectl, *chosen, *words)
 
-    def _call(self, *words: str, given: Mapping[str, Any] | None = None) -> str:
+    def _call(self, *words: str, given: Mapping[str, Any] | None = None, seconds: int = _ANSWER_SECONDS) -> str:
         """What kubectl prints. Raises LaunchError with its own words where it fails."""
         if not shutil.which(self.kubectl):
             raise LaunchError(
                 f"{self.kubectl} is not here: the launcher `kubernetes` talks to the cluster through it. Install it "
                 "(https://kubernetes.io/docs/tasks/tools), or name it: kubectl=/path/to/kubectl."
             )
-        command = self._words(f"--request-timeout={_ANSWER_SECONDS}s", *words)
+        command = self._words(f"--request-timeout={seconds}s", *words)
         text = None if given is None else json.dumps(given)
         try:
             done = subprocess.run(
                 command, input=text, stdin=subprocess.DEVNULL if text is None else None,
-                capture_output=True, text=True, timeout=2 * _ANSWER_SECONDS,
+                capture_output=True, text=True, timeout=2 * seconds,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise LaunchError("kubectl does not come to an end.", command=command, transient=True) from error
