@@ -1,0 +1,179 @@
+"""What takes Slurm minutes: starting jobs again, and its accounts. `make test-slurm-slow` runs it and keeps the result.
+
+Not collected with the other tests. python -m tests.engines.slow_slurm [names of tests] writes
+benchmarks/results/slurm.json: the commit, each test with its seconds and its failure, and a digest of the sources that
+it covers, by which a reader sees whether the result is still theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engines import slurmd
+from tests.engines.test_slurm import ROOT, Run, nothing_left, until
+from tests.engines.testbed import Testbed
+
+pytestmark = pytest.mark.engine
+RESULT = ROOT / "benchmarks" / "results" / "slurm.json"
+COVERED = ("launchers/slurm*.py", "trainkit/boot/agent.py", "trainkit/boot/formation.py", "trainkit/driver.py",
+           "trainkit/judging.py", "trainkit/starting.py", "tests/engines/slow_slurm.py")  # fmt: skip
+# Counts seconds in a file, one line each; asked to end, it says "run me again". No second is counted twice.
+COUNTS = """
+import os, signal, sys, time
+from pathlib import Path
+count = Path("outputs") / ("count-" + os.environ["RANK"])
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(75))
+done = len(count.read_text().splitlines()) if count.exists() else 0
+for second in range(done, int(sys.argv[1]) if len(sys.argv) > 1 else 40):
+    with count.open("a") as file:
+        file.write("%d %s\\n" % (second, os.environ["TRAINKIT_ATTEMPT"]))
+    time.sleep(1)
+"""
+
+
+@pytest.fixture
+def bed() -> Iterator[Testbed]:
+    """Three nodes with Slurm, one to spare."""
+    with Testbed(nodes=3) as made:
+        made.slurm()
+        yield made
+
+
+def goes_on(run: Run, ended: dict[str, Any], attempts: int) -> None:
+    """Check that the run has completed in so many attempts, lost nothing, and was never called failed."""
+    assert ended["status"] == "Completed", ended
+    assert sorted(int(path.name) for path in (run.folder / "attempts").iterdir()) == list(range(1, attempts + 1))
+    for rank in range(2):
+        lines = [line.split() for line in (run.folder / "outputs" / f"count-{rank}").read_text().splitlines()]
+        assert [int(second) for second, _ in lines] == list(range(40)), lines
+        assert [attempt for _, attempt in lines] == sorted(attempt for _, attempt in lines)
+        assert {attempt for _, attempt in lines} == {str(number) for number in range(1, attempts + 1)}
+    assert {status for status, _ in ended["stages"]} <= {"Preparing", "Queued", "Running", "Finalizing"}
+    assert any(status == "Queued" and "Slurm job" in words for status, words in ended["stages"]), ended["stages"]
+
+
+def counted(run: Run, seconds: int) -> None:
+    """Wait until rank 0 has counted so far."""
+    file = run.folder / "outputs" / "count-0"
+    until(lambda: file.exists() and len(file.read_text().splitlines()) >= seconds, f"{seconds} seconds counted")
+
+
+def test_a_preempted_run_goes_on_when_there_is_room_again(bed: Testbed) -> None:
+    run = Run(bed, "preempted", script=COUNTS, options={"partition": "low", "requeue": True})
+    counted(run, 3)
+    more = ["--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 5"]
+    bed.run("ctl", ["sbatch", *more], cwd="/", check=True)
+    goes_on(run, run.end(400), 2)
+
+
+def test_a_run_that_loses_a_node_goes_on_on_others(bed: Testbed) -> None:
+    run = Run(bed, "loses", script=COUNTS, options={"requeue": True})
+    counted(run, 3)
+    bed.kill("node2")
+    goes_on(run, run.end(400), 2)
+    nothing_left(bed, run)
+
+
+def test_a_run_whose_head_is_lost_goes_on_on_others(bed: Testbed) -> None:
+    run = Run(bed, "headless", script=COUNTS, options={"requeue": True})
+    counted(run, 3)
+    bed.kill("node1")
+    goes_on(run, run.end(500), 2)
+
+
+def test_a_time_limit_is_no_end_for_a_run_that_may_be_requeued(bed: Testbed) -> None:
+    options = {"requeue": True, "time": 1, "signal_seconds": 50}
+    run = Run(bed, "limit", script=COUNTS, options=options)
+    ended = run.end(560)
+    assert ended["status"] == "Completed", ended
+    assert len(list((run.folder / "attempts").iterdir())) >= 2
+
+
+def test_a_cancelled_run_is_not_requeued(bed: Testbed) -> None:
+    run = Run(bed, "cancelled", script=COUNTS, options={"requeue": True})
+    counted(run, 3)
+    (run.folder / "cancel.json").write_text('{"time": 0}')
+    assert run.end()["status"] == "Canceled"
+    number = run.job()
+    until(lambda: bed.run("ctl", ["squeue", "-h", "-j", number]).stdout == "", "the end of the job")
+    time.sleep(10)
+    assert bed.run("ctl", ["squeue", "-h", "-t", "pending,running"]).stdout == ""
+
+
+ASK = "import sys; from trainkit_launchers.slurm import Slurm; print(Slurm().poll(sys.argv[1]).words)"
+
+
+def test_accounts_know_what_the_controller_has_forgotten() -> None:
+    if slurmd.missing(sacct=True):
+        pytest.skip(slurmd.missing(sacct=True))
+    with Testbed(nodes=2) as bed:
+        bed.slurm(sacct=True)
+        run = Run(bed, "accounts", script="raise SystemExit(7)", nodes=1)
+        assert run.end()["verdict"]["exit_code"] == 7
+        handle = json.loads((run.folder / "attempts" / "1" / "handle.json").read_text())["handle"]
+        number = handle.split()[0]
+        query = ["sacct", "-X", "-n", "-P", "-j", number, "-o", "State"]
+        until(lambda: bed.run("ctl", query).stdout.strip() in ("FAILED", "COMPLETED"), "the account")
+        bed.slurm_down("ctl")
+        bed.run("ctl", ["/usr/sbin/slurmctld", "-c"], check=True)  # forgets all jobs
+        until(
+            lambda: "Invalid job id" in bed.run("ctl", ["squeue", "-j", number]).stderr, "the controller's forgetting"
+        )
+        words = bed.run("ctl", [sys.executable, "-c", ASK, handle], cwd=ROOT, check=True).stdout
+        assert f"Slurm job {number} ended (" in words and "not known" not in words, words
+
+
+class _Kept:
+    """Of each test: its name, seconds, and what went wrong."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            wrong = "" if report.passed else str(report.longrepr)[-2000:]
+            name = report.nodeid.split("::")[-1]
+            self.rows.append(
+                {"test": name, "outcome": report.outcome, "seconds": round(report.duration), "wrong": wrong}
+            )
+
+
+def digest() -> str:
+    """Of the sources that the result is about."""
+    files = sorted(path for pattern in COVERED for path in ROOT.glob(pattern))
+    whole = hashlib.sha256()
+    for path in files:
+        whole.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return whole.hexdigest()
+
+
+def main(names: list[str]) -> int:
+    """Run the tests, write what became of them."""
+    kept = _Kept()
+    chosen = ["-k", " or ".join(names)] if names else []
+    code = pytest.main(["-v", "-p", "no:cacheprovider", "--tb=short", *chosen, __file__], plugins=[kept])
+    version = subprocess.run(["sbatch", "--version"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    values = {
+        "what": "Slurm: requeue, time limits, accounts", "commit": commit, "digest": digest(), "covers": list(COVERED),
+        "seeds": [], "slurm": version, "python": platform.python_version(), "count": len(kept.rows),
+        "failures": sum(row["outcome"] == "failed" for row in kept.rows), "tests": kept.rows,
+    }  # fmt: skip
+    if not names:
+        RESULT.write_text(json.dumps(values, indent=1) + "\n")
+        print(f"written: {Path(RESULT).relative_to(ROOT)}")
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
