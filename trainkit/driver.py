@@ -14,7 +14,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from trainkit import outcome, restarts
 from trainkit.boot import processes
@@ -24,8 +24,9 @@ from trainkit.drivers import ensure
 from trainkit.errors import EnvironmentBuildError, LaunchError, TrainkitError, WorkspaceException
 from trainkit.job import Job, Launcher
 from trainkit.judging import GRACE_SECONDS, brief, judged
+from trainkit.options import several_machines
 from trainkit.slots import Slots
-from trainkit.starting import Life, environment, several_machines, write_key
+from trainkit.starting import Life, environment, write_key
 
 _CANCEL_AGAIN_SECONDS = 6.0
 _STARTING_SECONDS = 3.0
@@ -181,9 +182,9 @@ class Driver:
             pause = min(0.5, pause * 1.5)
 
     def _launcher(self) -> Launcher:
-        from trainkit.boot.plugins import launcher
+        from trainkit.options import launcher_of
 
-        return cast(Launcher, launcher(self.target["launcher"])(**self.target.get("options", {})))
+        return launcher_of(str(self.target["launcher"]), self.target.get("options") or {})
 
     def _start(self, interpreter: str, boot: str, why: str = "", limit: float = 0.0, nodes: int = 0) -> AttemptDir:
         """Launch the agents and record the handle; only then do they start ranks."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trainkit import checks
 from trainkit.boot.gpus import Gpu, visible
 from trainkit.boot.newrun import check_experiment_name
-from trainkit.boot.plugins import LAUNCHERS, SPREADS, found
+from trainkit.boot.plugins import SPREADS, found
 from trainkit.boot.settings import RESUME_FROM
 from trainkit.distributed import MpiConfiguration, PyTorchConfiguration, World, world_of
 from trainkit.environment import CONTAINERS, EnvironmentSpec, variables_checked
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from trainkit.workspace import Workspace
 
 LOOP_MODULE = "trainkit.loops.run"
-HERE = "local"  # the launcher of this machine
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class Plan:
             "devices": self.job.devices,
             "max_run_duration_seconds": self.job.max_seconds or None,
             "max_restarts": self.job.max_restarts,
+            "min_nodes": self.job.min_nodes,
             "grace_seconds": self.job.grace_seconds,
             "resume_from": record_of(self.resume_from),
             "source_directory": str(self.source),
@@ -108,9 +108,8 @@ def decide(
     source = source_dir(asked.source_directory)
     world = world_of(asked.distributed(), asked.run_config.node_count)
     target = resolve(workspace, asked.run_config.target, asked.vm_size)
-    _refuse_missing(LAUNCHERS, "launcher", target.launcher)
-    checks.refuse_too_many(world, target.max_nodes, target.name, target.launcher == HERE)
-    found_gpus = (visible() if gpus is None else gpus) if target.launcher == HERE else None
+    checks.refuse_too_many(world, target.max_nodes, target.name, here=not target.several_machines)
+    found_gpus = None if target.several_machines else visible() if gpus is None else gpus
     devices = choose(asked.use_gpu, world, found_gpus, _words(target))
     environment = _environment(asked)
     entry = _entry(source, asked, environment)
@@ -226,4 +225,5 @@ def _job(
         max_seconds=checks.seconds_of(run.max_run_duration_seconds),
         grace_seconds=checks.grace_of(run.grace_seconds, bool(restarts) or config.loop is not None),
         max_restarts=restarts,
+        min_nodes=checks.min_nodes_of(run.min_nodes, world.nodes, restarts),
     )

@@ -67,6 +67,7 @@ class RunConfiguration:
     framework: str | None = None
     max_run_duration_seconds: float | None = MAX_RUN_SECONDS
     max_restarts: int = 0
+    min_nodes: int = 0  # a restart may go on with so many nodes where no more are left; 0: with all of them
     grace_seconds: float | None = None  # None: 30 where the job may go on later (a loop, restarts), else 4
     docker: DockerConfiguration = field(default_factory=DockerConfiguration)
 
@@ -92,10 +93,11 @@ class ScriptRunConfig:
     environment variable. `command`, instead of a script, is run once on each node. `loop`, instead of a script, is
     "module:function", whose function makes a training loop of `arguments` such as `--lr 0.1`.
 
-    A job whose ranks fail, are killed, or ask for it by exit code 75 is started again up to `max_restarts` times. When
-    it is asked to end it has `grace_seconds` for that. `resume_from` is a run, its directory, a folder of checkpoints
-    or one of them, which loops go on from and scripts find in TRAINKIT_RESUME_FROM. `use_gpu` is True (GPUs where the
-    target has them, one a rank), False (GPUs are hidden) or "required". Files are checked at submit.
+    A job whose ranks fail, are killed, or ask for it by exit code 75 is started again up to `max_restarts` times, also
+    on fewer nodes where some were lost, but at least `min_nodes` (0: all). When it is asked to end it has
+    `grace_seconds` for that. `resume_from` is a run, its directory, a folder of checkpoints or one of them, which loops
+    go on from and scripts find in TRAINKIT_RESUME_FROM. `use_gpu` is True (GPUs where the target has them, one a rank),
+    False (GPUs are hidden) or "required". Files are checked at submit.
     Raises RunConfigurationException where `distributed_job_config` is of another type.
     """
 
@@ -128,6 +130,7 @@ class ScriptRunConfig:
         use_gpu: bool | str = True,
         loop: str | None = None,
         max_restarts: int | None = None,
+        min_nodes: int | None = None,
         grace_seconds: float | None = None,
     ) -> None:
         run = run_config if run_config is not None else RunConfiguration()
@@ -139,6 +142,7 @@ class ScriptRunConfig:
             "max_run_duration_seconds": max_run_duration_seconds,
             "docker": docker_runtime_config,
             "max_restarts": max_restarts,
+            "min_nodes": min_nodes,
             "grace_seconds": grace_seconds,
         }
         changes = {name: value for name, value in changes.items() if value is not None}

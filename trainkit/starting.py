@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
-from trainkit.job import Job, Launcher
+from trainkit.job import Job
 
 SILENCE_SECONDS = 20.0  # of a head that gave signs of life before
 
@@ -33,11 +33,6 @@ def write_key(path: Path) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(os.urandom(32))
-
-
-def several_machines(launcher: Launcher | type) -> bool:
-    """Whether a launcher's nodes may be on other machines than this one."""
-    return bool(getattr(launcher, "several_machines", True))
 
 
 class Life:

@@ -45,6 +45,8 @@ def _options(function: Any) -> Any:
         option("--max-seconds", type=click.FloatRange(min=0, min_open=True), help="End the job after this time."),
         option("--max-restarts", type=click.IntRange(0), default=0, show_default=True,
                help="Start the job again so often where ranks fail, are killed, or end with code 75."),
+        option("--min-nodes", type=click.IntRange(0), default=0,
+               help="Let a restart go on with so many nodes where others were lost; else it needs all."),
         option("--resume-from", metavar="RUN|DIR", help="A run, or checkpoints, to go on from."),
         option("--wait", is_flag=True, help="Wait for the end, telling the stages; exit as the run did."),
         option("--follow", is_flag=True, help="The same, printing what rank 0 prints."),
@@ -147,6 +149,7 @@ def _config(
         max_run_duration_seconds=options["max_seconds"],
         use_gpu=_GPU[options["gpu"]],
         max_restarts=options["max_restarts"],
+        min_nodes=options["min_nodes"],
         resume_from=_resumed(options["resume_from"]),
     )
 
