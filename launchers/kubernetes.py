@@ -59,7 +59,9 @@ class Kubernetes:
     gpu_resource: str = "nvidia.com/gpu"
     resources: Mapping[str, str] = field(default_factory=dict)  # more of each pod: {"rdma/hca": "1"}
     node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Toleration, ...] = ()
+    tolerations: tuple[Toleration, ...] = field(
+        default=(), metadata={"by_reference": True}
+    )  # a taint's key is no secret
     secrets: tuple[Secret, ...] = field(default=(), metadata={"by_reference": True})
     image_pull_secrets: tuple[str, ...] = field(default=(), metadata={"by_reference": True})  # their names
     service_account: str = ""
