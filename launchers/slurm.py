@@ -136,6 +136,11 @@ class Slurm:
         if not job.process and (late or not step):
             call("scancel", job.id, *job.where)
 
+    def again(self, handle: str) -> bool:
+        """Have Slurm start the job again, whose head fell silent; False where that was not asked for, or is refused."""
+        job = text.Handle.parse(handle)
+        return self.requeue and call("scontrol", "requeue", job.id, *job.where).returncode == 0
+
     def shell(self, handle: str, node: int) -> tuple[str, ...]:
         """The words that run what is appended to them on that node of the running job, at a terminal."""
         job = text.Handle.parse(handle)
