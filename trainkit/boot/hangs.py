@@ -7,11 +7,15 @@ Nothing here waits: `tick` is called in the agent's loop.
 
 from __future__ import annotations
 
+import os
 import time
+from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence
 
+from trainkit.boot.channel import Channel
 from trainkit.boot.pulse import ENDED, Pulse, Reader
 from trainkit.boot.rundir import AttemptDir, Lines
+from trainkit.boot.shims import ranks_below
 from trainkit.boot.stuck import READ_SECONDS, History, Stuck, stuck
 from trainkit.job import Job
 
@@ -145,6 +149,17 @@ class Hangs:
             lines.close()
         if self.end:
             self.ended_by = found.words
+
+
+def watch(job: Job, attempt: AttemptDir, node: int, names: Sequence[str], channel: Optional[Channel]) -> Hangs:
+    """The watch of the agent that calls this, over the ranks that it, or what it has started, starts."""
+
+    def send(message: Message, to: Optional[int]) -> None:
+        if channel is not None:
+            channel.send(message, to)
+
+    end = getattr(job, "hang", "") == "end"
+    return Hangs(job, attempt, node, names, send, partial(ranks_below, os.getpid(), job.run_id), end)
 
 
 def _same(one: Pulse, other: Optional[Pulse]) -> bool:

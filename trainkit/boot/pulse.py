@@ -21,8 +21,8 @@ from typing import Iterator, List, NamedTuple, Optional
 # What a rank does. The loop's own are numbers, so that to say it costs nothing; OWN has its name in the page.
 STARTING, DATA, COMPUTING, WAITING, UPDATING, EVALUATING, SAVING, RESTING, OWN, ENDED = range(10)
 WORDS = (
-    "starting", "waiting for data", "computing", "waiting for the other ranks", "updating the weights", "evaluating",
-    "writing a checkpoint", "between epochs", "", "at its end",
+    "starting", "waiting for data", "computing", "waiting for the other ranks", "updating the weights or in a callback",
+    "evaluating", "writing a checkpoint", "between epochs", "", "at its end",
 )  # fmt: skip
 DUMP_SIGNAL = signal.SIGRTMAX - 5  # asks for the stacks; of those that nobody else uses
 
@@ -95,12 +95,11 @@ class Page:
         cells[_PHASE] = STARTING
 
     def step(self, step: int) -> None:
-        """A step of training is over, the `step`-th of the fit; the data of the next one is waited for."""
+        """A step of training is over, the `step`-th of the fit."""
         cells = self._cells
         if step == self._first:
             cells[_FIRST_ENDED] = time.monotonic_ns()
         cells[_STEP] = step
-        cells[_PHASE] = DATA
 
     def tick(self) -> None:
         """The rank goes on, in the phase in which it is."""
@@ -121,6 +120,16 @@ class Page:
             return
         before = self._cells[_PHASE]
         self.wait()
+        try:
+            yield
+        finally:
+            self._cells[_PHASE] = before
+
+    @contextmanager
+    def during(self, phase: int) -> Iterator[None]:
+        """The rank does this meanwhile, and then again what it did before."""
+        before = self._cells[_PHASE]
+        self._cells[_PHASE] = phase
         try:
             yield
         finally:
