@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 import time
@@ -93,7 +94,7 @@ class Cluster:
         self._start(
             "/usr/sbin/dockerd", "--data-root", f"{self.folder}/docker", "--exec-root", "/run/docker", "-H", socket,
             "--pidfile", "/run/docker.pid", "--iptables=false", "--ip6tables=false", "--bridge=none",
-            "--add-runtime", f"limited={self.folder}/runc", "--default-runtime", "limited",
+            f"--cgroup-parent=/{self.bed.folder.name}", "--add-runtime", f"limited={self.folder}/runc", "--default-runtime", "limited",
         )  # fmt: skip
         docker = ["/usr/bin/docker", "-H", socket]
         self._until(lambda: self.bed.run("node1", [*docker, "version"], cwd="/").returncode == 0, "dockerd")
@@ -148,6 +149,12 @@ class Cluster:
         )  # fmt: skip
         words = ("get", "node", "node1", "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}")
         self._until(lambda: self._kubectl(*words).stdout == "True", "the node")
+
+    def forget(self) -> None:
+        """Remove the empty control groups that the containers leave, once the testbed is down."""
+        for top in Path("/sys/fs/cgroup").glob(f"*/{self.bed.folder.name}"):
+            for folder, _, _ in os.walk(top, topdown=False):
+                os.rmdir(folder)
 
     def _kubectl(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self.bed.run("ctl", ["kubectl", f"--kubeconfig={self.kubeconfig}", *words], timeout=30)

@@ -49,7 +49,7 @@ def counted(report: Path) -> dict[str, Any]:
 
 
 def run(built: Path) -> dict[str, Any]:
-    """Start the cluster, run the laws beside it."""
+    """Start the cluster, run the laws beside it, leave nothing."""
     with Testbed(nodes=1) as bed:
         begun = time.monotonic()
         cluster = Cluster(bed, built)
@@ -63,7 +63,9 @@ def run(built: Path) -> dict[str, Any]:
             env={"KUBECONFIG_OF_THE_TEST": str(cluster.kubeconfig), "FOLDER_OF_THE_TEST": str(folder)},
         )  # fmt: skip
         print(done.stdout[-8000:], done.stderr[-2000:])
-        return {"ready_seconds": round(ready, 1), "seconds": round(time.monotonic() - begun), **counted(report)}
+        result = {"ready_seconds": round(ready, 1), "seconds": round(time.monotonic() - begun), **counted(report)}
+    cluster.forget()
+    return result
 
 
 def main() -> int:
