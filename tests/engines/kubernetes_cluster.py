@@ -94,7 +94,8 @@ class Cluster:
         self._start(
             "/usr/sbin/dockerd", "--data-root", f"{self.folder}/docker", "--exec-root", "/run/docker", "-H", socket,
             "--pidfile", "/run/docker.pid", "--iptables=false", "--ip6tables=false", "--bridge=none",
-            f"--cgroup-parent=/{self.bed.folder.name}", "--add-runtime", f"limited={self.folder}/runc", "--default-runtime", "limited",
+            f"--cgroup-parent=/{self.bed.folder.name}", "--add-runtime", f"limited={self.folder}/runc",
+            "--default-runtime", "limited",
         )  # fmt: skip
         docker = ["/usr/bin/docker", "-H", socket]
         self._until(lambda: self.bed.run("node1", [*docker, "version"], cwd="/").returncode == 0, "dockerd")
