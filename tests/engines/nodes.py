@@ -74,9 +74,19 @@ class NodeFailed(RuntimeError):
     """A node did not start; says what its start printed."""
 
 
-def alive(pid: int) -> bool:
-    """Whether the process exists and has not ended."""
-    return bool(keeper.namespace(pid, "mnt"))
+def _state(pid: int) -> str:
+    """The letter that /proc gives a process's state: T is stopped, Z has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it has ended
 
 
 def _line(process: subprocess.Popen[str], what: str) -> str:
@@ -234,10 +244,7 @@ class Node:
         left = [self.pid] if self.pid else []
         while left:
             for pid in left:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+                _signal(pid, signal.SIGKILL)
             time.sleep(0.005)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"processes {left} of {self.name} do not end")
@@ -250,20 +257,20 @@ class Node:
             self._process.wait(timeout=BOOT_SECONDS)
             self._process = None
 
-    def signal_all(self, number: signal.Signals) -> None:
-        """Send a signal to every process of the node, until those that were forked meanwhile have it too.
+    def freeze(self) -> None:
+        """Stop every process of the node, those that are forked meanwhile too; return when none runs any more."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        while moving := [pid for pid in self.pids() if _state(pid) not in "TtZX"]:
+            for pid in moving:
+                _signal(pid, signal.SIGSTOP)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"processes {moving} of {self.name} do not stop")
+            time.sleep(0.002)
 
-        SIGCONT also goes to the nsenter in front of a command, which stops itself when its command is stopped.
-        """
-        sent: set[int] = set()
-        found = (lambda: keeper.members(self.mark)) if number == signal.SIGCONT else self.pids
-        while new := set(found()) - sent:
-            for pid in new:
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
-                    pass
-            sent |= new
+    def thaw(self) -> None:
+        """Let them go on, and the nsenter in front of a command: it stops itself when its command is stopped."""
+        for pid in keeper.members(self.mark):
+            _signal(pid, signal.SIGCONT)
 
     def enter(self, cwd: str, user: str) -> list[str]:
         """The start of a command line that runs the rest of it on the node, and ends with what started it."""

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import pytest
 
-from tests.engines import keeper, slurmd
+from tests.engines import keeper
 from tests.engines.testbed import USER, Testbed, missing
+from trainkit.testing import wait_until
 
 pytestmark = pytest.mark.engine
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -34,23 +35,20 @@ def bed() -> Iterator[Testbed]:
         yield made
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    """Wait for a condition; fails when it does not come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.01)
+def hostname(bed: Testbed) -> str:
+    """What node1 calls itself over ssh."""
+    return bed.run("ctl", ["ssh", "node1", "hostname"], timeout=20).stdout
 
 
-def reaches(bed: Testbed, node: str, seconds: int = 1) -> bool:
+def reaches(bed: Testbed, node: str) -> bool:
     """Whether ctl gets an answer from a node."""
-    return bed.run("ctl", ["ping", "-c", "1", "-W", str(seconds), node], timeout=20).returncode == 0
+    return bed.run("ctl", ["ping", "-c", "1", "-W", "1", node], timeout=20).returncode == 0
 
 
 def sleeper(bed: Testbed, node: str) -> int:
     """A process on a node that does nothing; its id."""
     bed.run(node, ["bash", "-c", "setsid -f sleep 12345 >/dev/null 2>&1"], check=True)
-    until(lambda: bed.processes(node, "sleep 12345"), "the start of a process")
+    wait_until(lambda: bed.processes(node, "sleep 12345"), 30, "the start of a process")
     return bed.processes(node, "sleep 12345")[0]
 
 
@@ -66,8 +64,7 @@ def test_nodes_are_hosts_of_their_own(bed: Testbed) -> None:
     boots = {bed.run(node, ["cat", "/proc/sys/kernel/random/boot_id"]).stdout for node in bed.nodes}
     assert len(boots) == 3
     assert set(os.listdir("/sys/class/net")) & {"br0", "node1", "node2", "ctl"} == set()
-    resolved = bed.run("node1", ["getent", "ahostsv4", "node2"]).stdout.split()[0]
-    assert resolved == bed.address("node2")
+    assert bed.run("node1", ["getent", "ahostsv4", "node2"]).stdout.split()[0] == bed.address("node2")
 
 
 def test_ctl_sees_the_processes_of_all_nodes_and_a_node_only_its_own(bed: Testbed) -> None:
@@ -160,14 +157,14 @@ def test_a_frozen_node_answers_pings_and_does_nothing_until_it_is_thawed(bed: Te
     script = "for i in $(seq 1000000); do sleep 0.01; date +%s%N >/tmp/clock; done"
     with running(bed, "node2", "bash", "-c", script):
         clock = ["cat", "/tmp/clock"]
-        until(lambda: bed.run("node2", clock).returncode == 0, "the clock's start")
+        wait_until(lambda: bed.run("node2", clock).returncode == 0, 30, "the clock's start")
         bed.freeze("node2")
         assert states(bed.processes("node2")) == {"T"}
         frozen = bed.run("node2", clock).stdout
         assert reaches(bed, "node2")
         assert bed.run("node2", clock).stdout == frozen
         bed.thaw("node2")
-        until(lambda: bed.run("node2", clock).stdout not in ("", frozen), "a tick after the thaw")
+        wait_until(lambda: bed.run("node2", clock).stdout not in ("", frozen), 30, "a tick after the thaw")
 
 
 def test_a_cut_link_carries_nothing_and_connections_outlive_it(bed: Testbed) -> None:
@@ -183,7 +180,7 @@ def test_a_cut_link_carries_nothing_and_connections_outlive_it(bed: Testbed) -> 
         assert not reaches(bed, "node2")
         bed.heal("node2")
         assert served.readline() == "b'x'\n"
-    until(lambda: reaches(bed, "node2"), "the link's return")
+    wait_until(lambda: reaches(bed, "node2"), 30, "the link's return")
 
 
 def test_a_limited_link_is_as_slow_as_asked_both_ways(bed: Testbed) -> None:
@@ -195,8 +192,7 @@ def test_a_limited_link_is_as_slow_as_asked_both_ways(bed: Testbed) -> None:
         bed.run("ctl", ["bash", "-c", copy], check=True, timeout=60)
         assert time.monotonic() - start > 1.5  # 2 s at 8 Mbit/s, less the bucket
     bed.limit("node2", 0)
-    shown = bed.run("node2", ["tc", "qdisc", "show", "dev", "eth0"]).stdout
-    assert "tbf" not in shown
+    assert "tbf" not in bed.run("node2", ["tc", "qdisc", "show", "dev", "eth0"]).stdout
 
 
 @pytest.mark.parametrize("where", ["/tmp", "/dev/shm", "folder"])
@@ -227,30 +223,25 @@ def test_a_hidden_folder_is_empty_there_and_nowhere_else(bed: Testbed) -> None:
 def test_a_command_that_runs_out_of_time_ends_on_its_node(bed: Testbed) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         bed.run("node1", ["sleep", "12345"], timeout=0.5)
-    until(lambda: not bed.processes("node1", "sleep 12345"), "its end")
+    wait_until(lambda: not bed.processes("node1", "sleep 12345"), 30, "its end")
 
 
 def test_two_testbeds_stand_side_by_side_and_nothing_is_left_of_either() -> None:
     with Testbed(nodes=1) as one, Testbed(nodes=1) as other:
         assert one.folder != other.folder and one.address("node1") != other.address("node1")
         for mine, others in ((one, other), (other, one)):
-            assert bed_hostname(mine) == "node1\n"
+            assert hostname(mine) == "node1\n"
             assert mine.run("ctl", ["ping", "-c", "1", "-W", "1", others.address("node1")], timeout=20).returncode
         pid = sleeper(one, "node1")
         daemon = sleeper(one, "ctl")
         other.kill("node1")
-        assert bed_hostname(one) == "node1\n"
+        assert hostname(one) == "node1\n"
         one.down()
         assert gone(one.folder)
         assert not any(Path(f"/proc/{each}/ns/net").exists() for each in (pid, daemon))
         other.boot("node1")
-        assert bed_hostname(other) == "node1\n"
+        assert hostname(other) == "node1\n"
     assert gone(other.folder)
-
-
-def bed_hostname(bed: Testbed) -> str:
-    """What node1 calls itself over ssh."""
-    return bed.run("ctl", ["ssh", "node1", "hostname"], timeout=20).stdout
 
 
 HOLD = """
@@ -273,12 +264,12 @@ def test_nothing_is_left_where_the_testing_process_is_killed(keeper_too: bool) -
         assert keeper.members(f"{Path(folder).name}/")
         if keeper_too:
             os.kill(int(guard), signal.SIGKILL)
-            until(lambda: not keeper.namespace(int(guard), "mnt"), "the keeper's end")
+            wait_until(lambda: not keeper.namespace(int(guard), "mnt"), 30, "the keeper's end")
         holder.kill()
         holder.wait(timeout=20)
     if keeper_too:  # then the next testbed does it
         Testbed(nodes=1).down()
-    until(lambda: gone(Path(folder)), "the testbed's end")
+    wait_until(lambda: gone(Path(folder)), 30, "the testbed's end")
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
@@ -307,65 +298,3 @@ def test_the_command_keeps_a_testbed_until_it_is_told() -> None:
         down = command("--bed", number, "down")
     assert down.returncode == 0, down.stderr
     assert gone(folder)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Testbed]:
-    """Slurm on two nodes, for this module."""
-    if missing() or slurmd.missing():
-        pytest.skip(missing() or slurmd.missing())
-    with Testbed(nodes=2) as made:
-        made.slurm()
-        yield made
-
-
-def test_slurm_runs_jobs_of_root_and_of_a_user(cluster: Testbed) -> None:
-    for user in ("root", USER):
-        ask = ["srun", "-N2", "-l", "--gpus-per-node=1", "bash", "-c", "hostname; id -un; echo $CUDA_VISIBLE_DEVICES"]
-        done = cluster.run("ctl", ask, timeout=30, user=user, cwd=cluster.shared)
-        assert sorted(done.stdout.splitlines()) == sorted(
-            ["0: node1", "1: node2", f"0: {user}", f"1: {user}", "0: 0", "1: 0"]
-        ), done.stderr
-
-
-def state(bed: Testbed, job: str) -> str:
-    """What squeue calls a job's state; "" once it has left the queue."""
-    return bed.run("ctl", ["squeue", "-h", "-t", "all", "-o", "%T", "-j", job], timeout=20).stdout.strip()
-
-
-def submitted(bed: Testbed, partition: str, nodes: int) -> str:
-    """A job that sleeps; its number."""
-    ask = ["sbatch", "--parsable", "-p", partition, "-N", str(nodes), "--exclusive", "-o", "/dev/null"]
-    return bed.run("ctl", [*ask, "--wrap", "sleep 600"], check=True, timeout=20).stdout.strip()
-
-
-def test_a_job_of_the_low_partition_gives_way_and_is_queued_again(cluster: Testbed) -> None:
-    low = submitted(cluster, "low", 2)
-    until(lambda: state(cluster, low) == "RUNNING", "its start")
-    high = submitted(cluster, "high", 2)
-    until(lambda: state(cluster, high) == "RUNNING", "the other's start")
-    assert state(cluster, low) == "PENDING"
-    cluster.run("ctl", ["scancel", low, high], check=True)
-    assert cluster._slurm is not None
-    cluster._slurm.wait_idle("node1", "node2")
-
-
-def test_the_controller_is_restarted_and_the_job_goes_on(cluster: Testbed) -> None:
-    job = submitted(cluster, "debug", 1)
-    until(lambda: state(cluster, job) == "RUNNING", "its start")
-    cluster.slurm_down("ctl")
-    assert "DOWN" in cluster.run("ctl", ["scontrol", "ping"], timeout=30).stdout
-    cluster.slurm_up("ctl")
-    until(lambda: state(cluster, job) == "RUNNING", "the controller's return")
-    cluster.run("ctl", ["scancel", job], check=True)
-    assert cluster._slurm is not None
-    cluster._slurm.wait_idle("node1", "node2")
-
-
-def test_a_node_booted_again_is_one_of_slurm_again(cluster: Testbed) -> None:
-    assert cluster._slurm is not None
-    cluster.kill("node2")
-    cluster.boot("node2")
-    cluster._slurm.wait_idle("node1", "node2")
-    done = cluster.run("ctl", ["srun", "-N2", "hostname"], timeout=60)
-    assert sorted(done.stdout.split()) == ["node1", "node2"], done.stderr

@@ -198,7 +198,12 @@ class Testbed:
         self.switch.leave(node)
 
     def boot(self, node: str) -> None:
-        """Start a killed node again: same name, address and keys, empty /tmp, new boot id, Slurm if that is up."""
+        """Start a killed node again: same name, address and keys, empty /tmp, new boot id, Slurm if that is up.
+
+        Nothing happens to a node that is on.
+        """
+        if self.nodes[node].pid:
+            return
         self.nodes[node].begin(self.switch)
         self.nodes[node].finish()
         if self._slurm is not None:
@@ -206,11 +211,11 @@ class Testbed:
 
     def freeze(self, node: str) -> None:
         """Stop every process of a node (SIGSTOP); its kernel still answers."""
-        self.nodes[node].signal_all(signal.SIGSTOP)
+        self.nodes[node].freeze()
 
     def thaw(self, node: str) -> None:
         """Let the processes of a frozen node go on."""
-        self.nodes[node].signal_all(signal.SIGCONT)
+        self.nodes[node].thaw()
 
     def cut(self, node: str) -> None:
         """Unplug a node from the switch."""
