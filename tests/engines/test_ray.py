@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.engines.testbed import Testbed, missing
+from trainkit.testing import wait_until
 
 pytestmark = pytest.mark.engine
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -157,11 +158,14 @@ def test_a_worker_that_is_lost_is_named(cluster: Cluster) -> None:
     assert client.stdout is not None
     run = json.loads(client.stdout.readline())["run"]
     events = folder / ".trainkit" / "runs" / "work" / run / "events"
-    while len([path for path in events.glob("rank-*.jsonl") if "host" in path.read_text()]) < 2:
+
+    def told_hosts() -> int:
         assert client.poll() is None, "".join(client.communicate())
-    hosts = {path.read_text() for path in events.glob("rank-*.jsonl")}
+        texts = [path.read_text() for path in events.glob("rank-*.jsonl")]
+        return sum(name in text for text in texts for name in cluster.bed.names)
+
+    wait_until(lambda: told_hosts() == 2, 90, "both ranks")
     lost = next(rank for rank in range(2) if "node2" in (events / f"rank-{rank}.jsonl").read_text())
-    assert len(hosts) == 2
     cluster.bed.kill("node2", silently=True)
     result = told(client, seconds=60)
     assert result["status"] == "Failed", result
