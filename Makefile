@@ -6,11 +6,13 @@ SETUP := PYTHON=$(PYTHON) scripts/setup
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help setup demo test check format bench soak clean
+.PHONY: help setup demo test test-slurm-slow test-kubernetes check format bench soak clean
 
 help:
 	@echo "make demo            set up, then submit, train, register, export and use a classifier"
 	@echo "make test            set up, then all checks and tests   (ARGS='-k name' runs some)"
+	@echo "make test-slurm-slow what takes Slurm minutes: starting again, accounts; writes its result"
+	@echo "make test-kubernetes jobs on a real Kubernetes, built first (ten minutes, once); writes its result"
 	@echo "make check           format, lint, types, import contracts"
 	@echo "make format          rewrite the files as 'make check' wants them"
 	@echo "make bench NAME=...  run one benchmark; without NAME, list them"
@@ -28,8 +30,18 @@ demo:
 test: check
 	@scripts/build-horovod || echo "test: the tests of Horovod are skipped"
 	@scripts/engines || echo "test: the tests on several nodes that need what is missing are skipped"
+	@scripts/ray-venv >/dev/null || echo "test: the tests of Ray are skipped"
 	@echo "test: pytest, $(WORKERS) workers"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-slurm-slow: setup
+	@scripts/engines
+	@scripts/engines accounts
+	@$(BIN)/python -m tests.engines.slow_slurm
+
+test-kubernetes: setup
+	@scripts/engines
+	@$(BIN)/python tests/engines/on_demand_kubernetes.py
 
 check: setup
 	@scripts/check
