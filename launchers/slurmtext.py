@@ -234,7 +234,7 @@ def _again(run_dir: str) -> list[str]:
     lost a node before Slurm knew, ask for it."""
     saved, lost = (
         """grep -qs '"exit_code": 75' "$folder"/ranks/*.json""",
-        """grep -qs '"lost": {' "$folder"/nodes/*.end.json""",
+        """grep -qs '"lost": {"' "$folder"/nodes/*.end.json""",
     )
     return [
         f"if [ ! -e {run_dir}/cancel.json ] && {{ {saved} || {lost}; }}; then",

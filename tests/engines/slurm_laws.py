@@ -221,6 +221,14 @@ def test_a_time_limit_asks_ranks_to_save_before_it_kills(tmp_path: Path) -> None
     assert [record["exit_code"] for record in outcome.records_of(attempt)] == [75, 75]
 
 
+def test_a_job_that_ends_well_is_not_started_again(tmp_path: Path) -> None:
+    job, attempt = make_job(tmp_path, "print('well')", nodes=2)
+    launcher = Slurm(requeue=True)
+    handle = launch(launcher, job, attempt)
+    assert "(COMPLETED)" in ended(launcher, handle)
+    assert " Restarts=0 " in slurm("scontrol", "show", "job", "-o", number(handle))
+
+
 def test_a_forgotten_job_has_ended() -> None:
     words = ended(Slurm(), f"{10**6} - 4 name -")
     assert words == "Slurm job 1000000 is not known to Slurm: it ended long ago, or Slurm has lost it (FORGOTTEN)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,6 +144,35 @@ def test_a_job_that_is_started_again_makes_another_attempt() -> None:
     assert "attempt=$((3 + ${SLURM_RESTART_COUNT:-0}))" in script
     assert 'scontrol requeue "$SLURM_JOB_ID"' in script
     assert "scontrol requeue" not in Slurm().script(JOB)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "again"),
+    [
+        ("attempts/4/ranks/0.json", '{"rank": 0, "exit_code": 75, "signal": null}', True),
+        ("attempts/4/ranks/0.json", '{"rank": 0, "exit_code": 0, "signal": null}', False),
+        ("attempts/4/nodes/0.end.json", '{"node": 0, "reason": "", "lost": {"node": 1, "name": "n2"}}', True),
+        ("attempts/4/nodes/0.end.json", '{"node": 0, "reason": "", "lost": {}}', False),
+        ("attempts/3/ranks/0.json", '{"rank": 0, "exit_code": 75, "signal": null}', False),
+    ],
+)
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_the_script_asks_to_be_started_again_only_where_that_can_help(
+    tmp_path: Path, name: str, content: str, again: bool, cancelled: bool
+) -> None:
+    folder = tmp_path / "a $run"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text(content)
+    if cancelled:
+        (folder / "cancel.json").write_text("{}")
+    for program, does in (("srun", "exit 7"), ("scontrol", f'echo "$@" >>"{tmp_path}/calls"'), ("sleep", ":")):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / program).chmod(0o755)
+    script = Slurm(requeue=True).script(dataclasses.replace(JOB, run_dir=str(folder)))
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "1"}
+    assert subprocess.run(["bash", "-s"], input=script, text=True, env=env).returncode == 7
+    calls = (tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else ""
+    assert calls == ("requeue 12\n" if again and not cancelled else "")
 
 
 def test_a_dry_run_shows_everything() -> None:
