@@ -35,7 +35,6 @@ test: check
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-slurm-slow: setup
-	@scripts/engines
 	@scripts/engines accounts
 	@$(BIN)/python -m tests.engines.slow_slurm
 

@@ -40,7 +40,10 @@ def missing() -> str:
         return "a testbed needs root, for namespaces"
     absent = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
     absent += [] if Path("/usr/sbin/sshd").exists() else ["sshd"]
-    return f"a testbed needs {', '.join(absent)}; scripts/engines installs them" if absent else ""
+    if absent:
+        return f"a testbed needs {', '.join(absent)}; scripts/engines installs them"
+    tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
+    return f"root may make no namespaces here: {tried.stderr.strip()}" if tried.returncode else ""
 
 
 class Testbed:
