@@ -72,6 +72,8 @@ class Line:
         values = decode(answer.output)
         if values is not None:
             return Reply(host, values, str(values.get("error", "")))
+        if answer.problem:
+            return Reply(host, {}, f"ssh could not be run on this machine: {answer.problem}")
         if answer.status is None:
             return Reply(host, {}, "it has not answered in time. See that it is up and can be reached", True)
         return Reply(host, {}, *lines.explain(host, self.python, answer.status, answer.output))

@@ -28,10 +28,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a call: its exit status (None: it took too long and was killed), and all that it printed."""
+    """What became of a call: its exit status (None: it took too long and was killed), and all that it printed.
+
+    Where the program could not be started at all, `problem` says why.
+    """
 
     status: int | None
     output: str
+    problem: str = ""
 
 
 class _Running:
@@ -68,7 +72,7 @@ class _Running:
 
     def answer(self) -> Answer:
         """Kill what still runs, and give back what it said."""
-        status: int | None = 127
+        status: int | None = None
         if self.process is not None:
             status = self.process.poll()
             if status is None:
@@ -79,7 +83,7 @@ class _Running:
         self.output.seek(0)
         text = self.output.read().decode(errors="replace")
         self.output.close()
-        return Answer(status, text or self.error)
+        return Answer(status, text, self.error)
 
 
 def run_all(calls: Sequence[Call], seconds: float) -> list[Answer]:

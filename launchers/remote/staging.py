@@ -68,7 +68,10 @@ def _try_rsync(line: Line, replies: Sequence[Reply], away: Job) -> list[Reply]:
     hosts = [reply.host for reply in replies]
     calls = [pulling.trial(line.words, host, away.run_dir, tempfile.gettempdir(), farfiles.SENT) for host in hosts]
     answers = run_all(calls, line.connect_timeout_seconds + _SEND_SECONDS)
-    return [Reply(host, {}, pulling.explain(a.status, a.output)) for host, a in zip(hosts, answers, strict=True)]
+    return [
+        Reply(host, {}, a.problem or pulling.explain(a.status, a.output))
+        for host, a in zip(hosts, answers, strict=True)
+    ]
 
 
 def _job_there(job: Job, replies: Sequence[Reply]) -> Job:
@@ -156,7 +159,7 @@ class Away:
         for group in ([node for node in changed if node], [node for node in changed if not node]):
             calls = [self._pull(changed[node]) for node in group]
             for node, answer in zip(group, run_all(calls, _PULL_SECONDS), strict=True):
-                problem = pulling.explain(answer.status, answer.output)
+                problem = answer.problem or pulling.explain(answer.status, answer.output)
                 if problem:
                     problems.append(f"{changed[node].host.text}: {problem}")
                 else:

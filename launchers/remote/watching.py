@@ -60,6 +60,8 @@ class Watch:
     _silent: dict[int, float] = field(default_factory=dict)  # since when a node has not answered
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
+    _courier: threading.Thread | None = None
+    _problem: str = ""  # that the courier met last
     _answered: threading.Event = field(default_factory=threading.Event)
     _not_before: float = 0.0
 
@@ -95,12 +97,14 @@ class Watch:
     def _ask(self) -> None:
         if 0 not in self._gone and not self._head_has_ended():
             return
-        rest = [node for node in range(len(self.agents)) if node not in self._gone]
-        for node, reply in zip(rest, self._ask_nodes(rest, _PAUSE_SECONDS), strict=True):
-            if self._heard(node, reply) and not reply.values["alive"]:
-                self._gone[node] = ""
+        rest, begun = [node for node in range(len(self.agents)) if node not in self._gone], time.monotonic()
+        for node, reply in zip(rest, self._ask_nodes(rest, _STAY_SECONDS), strict=True):
+            if self._heard(node, reply, begun):
+                self._gone.update({} if reply.values["alive"] else {node: ""})
             elif self._is_lost(node):
                 self._gone[node] = f"{reply.host.text} has not answered for {SILENT_SECONDS:g} s: {reply.error}"
+            else:
+                self._not_before = time.monotonic() + _PAUSE_SECONDS
         if len(self._gone) == len(self.agents):
             self._finish()
 
@@ -109,6 +113,8 @@ class Watch:
         reached = [node for node, why in self._gone.items() if not why]
         words = [why for _, why in sorted(self._gone.items()) if why]
         if self.files is not None:
+            if self._courier is not None:
+                self._courier.join()
             problem = self.files.fetch(reached)
             if problem and not self._is_lost(-1):
                 self._silent.setdefault(-1, time.monotonic())
@@ -133,18 +139,25 @@ class Watch:
             self.status = Status("lost", f"{reply.host.text} was restarted")
             return False
         if reply.values["alive"]:
-            self._running(self._exchange())
+            self._running(self._problem)
+            self._exchange()
             return False
         self._gone[0] = ""
         return True
 
-    def _exchange(self) -> str:
-        """What a job without a shared disk needs while it runs; what of it could not be done."""
-        if self.files is None:
-            return ""
-        self.files.introduce()
-        problem = self.files.fetch(range(len(self.agents)))
-        return f"results cannot be fetched: {problem}" if problem else ""
+    def _exchange(self) -> None:
+        """Have done what a job without a shared disk needs while it runs, beside the watching, which may not wait."""
+        if self.files is not None and (self._courier is None or not self._courier.is_alive()):
+            self._courier = threading.Thread(target=self._carry, args=(self.files,), name="trainkit-ssh", daemon=True)
+            self._courier.start()
+
+    def _carry(self, files: Files) -> None:
+        try:
+            files.introduce()
+            problem = files.fetch(range(len(self.agents)))
+        except Exception as error:  # of a full disk here, say: the job goes on
+            problem = f"{type(error).__name__}: {error}"
+        self._problem = f"results cannot be fetched: {problem}" if problem else ""
 
     def _weigh_silence(self, reply: Reply) -> None:
         """The head says nothing: is it lost, or is it this machine that is cut off?"""
