@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from typing import Any
 
 from trainkit import outcome
@@ -11,6 +12,7 @@ from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.job import Job
 
 GRACE_SECONDS = 3.0  # for ranks whose agent was killed: they see it, and end what they have started
+_FENCED_SECONDS = 10.0  # after which a node that hears nothing of its head has begun to end its ranks
 _FULL_BYTES = 256 << 10  # a disk with less room than this may be why something could not be written
 _KEPT = ("rank", "node", "node_name", "started", "ended", "exit_code", "signal", "exception", "asked_to_end")
 _MOST_RECORDS = 256
@@ -23,12 +25,23 @@ def judged(run: RunDir, attempt: AttemptDir, lost: str) -> tuple[str, dict[str, 
     `lost` says why nobody can tell how the job ended, if so.
     """
     job = Job.from_json(read_json(attempt.job, "interpreter") or {})
+    if lost and attempt.beat.exists():
+        _await_reports(attempt, job)
     ends = outcome.ends_of(attempt)
     if len(ends) < job.nodes and not lost:
         processes.sweep("TRAINKIT_RUN_ID", job.run_id, grace=GRACE_SECONDS)
     records = outcome.records_of(attempt)
     status, verdict = outcome.judge(job.world_size, records, ends, lost, run.cancel.exists(), job.nodes)
     return status, _explained(verdict, run, attempt), records
+
+
+def _await_reports(attempt: AttemptDir, job: Job) -> None:
+    """Give the nodes that have lost their head the time to notice, to end their ranks and to say so."""
+    deadline = time.monotonic() + _FENCED_SECONDS + job.grace_seconds
+    while time.monotonic() < deadline:
+        if all(attempt.agent_end(node).exists() for node in range(1, job.nodes)):
+            return
+        time.sleep(0.1)
 
 
 def _explained(verdict: dict[str, Any] | None, run: RunDir, attempt: AttemptDir) -> dict[str, Any] | None:

@@ -83,7 +83,10 @@ def judge(
         return "Canceled", None
     reason = next((str(e["reason"]) for e in ends if e.get("reason")), "")
     troubled = next((e for e in ends if e.get("problem")), {})
-    gone = next((e["lost"] for e in ends if e.get("lost")), None)
+    missed = [e["lost"] for e in ends if e.get("lost")]
+    gone = next((one for one in missed if not lost or one["node"] == 0), None)  # a lost head cannot accuse others
+    if lost and gone:
+        return "Failed", _without_node({**gone, "why": f"{gone['why']}; {lost}"}, records)
     if lost:
         kind = "lost" if lost.startswith("node ") else "machine"
         return "Failed", _verdict(kind, summary=f"{lost}: the ranks that were running are gone.")

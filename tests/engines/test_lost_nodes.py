@@ -1,0 +1,147 @@
+"""What becomes of runs that lose a node, a link, an agent or the head: verdicts, restarts, records."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engines.commands import Client
+from tests.engines.testbed import Testbed, missing
+from trainkit.boot.rundir import RunDir, read_json
+from trainkit.loops.verifying import verify
+
+pytestmark = pytest.mark.engine
+WAITING = """
+import os, time
+attempt, rank = int(os.environ["TRAINKIT_ATTEMPT"]), os.environ["RANK"]
+open("../seen-%d-%s-%s" % (attempt, rank, os.environ["WORLD_SIZE"]), "w").close()
+time.sleep(300 if attempt == 1 else 0)
+"""
+TRAINING = """
+import os, time
+import torch
+from torch import nn
+from trainkit.loops import Callback, Saving, TorchLoop, WarmupCosine
+
+torch.manual_seed(0)
+numbers = torch.Generator().manual_seed(1)
+inputs = torch.randn(240, 12, generator=numbers, dtype=torch.float64)
+model = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 2)).double()
+
+class Slow(Callback):
+    def on_step_end(self, loop):
+        if os.environ["TRAINKIT_ATTEMPT"] == "1" and os.environ["WORLD_SIZE"] == "2":
+            time.sleep(0.05)
+
+loop = TorchLoop(
+    model=model, loss=nn.functional.cross_entropy, optimizer=torch.optim.AdamW(model.parameters(), 0.003),
+    train=(inputs, (inputs.sum(1) > 0).long()), batch=12, schedule=WarmupCosine(), saving=Saving(every_steps=10),
+    callbacks=[Slow()], device="cpu", quiet=True,
+)
+loop.fit(epochs=12)
+if os.environ["RANK"] == "0":
+    torch.save([p.detach() for p in model.parameters()], "outputs/end.pt")
+"""
+_names = count(1)
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Testbed]:
+    """Two nodes for this module; a test that breaks one mends it."""
+    if missing():
+        pytest.skip(missing())
+    with Testbed(nodes=2) as made:
+        yield made
+
+
+def client(bed: Testbed) -> Client:
+    return Client(bed, f"client-{next(_names)}", "ssh", hosts="node1,node2", connect_timeout_seconds=3)
+
+
+def kill_agent(bed: Testbed, node: str, run: Path) -> None:
+    (agent,) = bed.processes(node, f" agent {run} ")
+    os.kill(agent, signal.SIGKILL)
+
+
+Plant, Mend = Callable[[Testbed, Path], None], Callable[[Testbed], None]
+OTHER, HEAD = "node 1 (node2)", "node 0 (node1)"
+FAULTS: dict[str, tuple[Plant, Mend, str]] = {
+    "a node that dies": (lambda bed, _: bed.kill("node2", silently=True), lambda bed: bed.boot("node2"), OTHER),
+    "a link that is cut": (lambda bed, _: bed.cut("node2"), lambda bed: bed.heal("node2"), OTHER),
+    "a node that stands still": (lambda bed, _: bed.freeze("node2"), lambda bed: bed.thaw("node2"), OTHER),
+    "an agent that is killed": (lambda bed, run: kill_agent(bed, "node2", run), lambda bed: None, OTHER),
+    "a head that dies": (lambda bed, _: bed.kill("node1", silently=True), lambda bed: bed.boot("node1"), HEAD),
+    "a head whose link is cut": (lambda bed, _: bed.cut("node1"), lambda bed: bed.heal("node1"), HEAD),
+    "a head's agent that is killed": (lambda bed, run: kill_agent(bed, "node1", run), lambda bed: None, HEAD),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_verdict_names_the_node_and_nothing_is_left(bed: Testbed, fault: str) -> None:
+    plant, mend, name = FAULTS[fault]
+    user = client(bed)
+    run = user.submit(WAITING)
+    user.wait_for(run, "seen-1-*", 2)
+    plant(bed, run)
+    try:
+        told = user.ended(run, code=1)
+    finally:
+        mend(bed)
+    assert told["status"] == "Failed"
+    assert told["verdict"]["kind"] == "lost" and name in told["verdict"]["summary"], told["verdict"]
+    user.nothing_left(run, 15)
+
+
+def test_a_job_goes_on_with_the_nodes_that_are_left(bed: Testbed) -> None:
+    user = client(bed)
+    run = user.submit(WAITING, "--max-restarts", "2", "--min-nodes", "1")
+    user.wait_for(run, "seen-1-*", 2)
+    bed.kill("node2", silently=True)
+    try:
+        told = user.ended(run)
+    finally:
+        bed.boot("node2")
+    assert told["status"] == "Completed"
+    assert sorted(path.name for path in run.glob("seen-*")) == ["seen-1-0-2", "seen-1-1-2", "seen-2-0-1"]
+    stages = [json.loads(line)["details"] for line in (run / "stages.jsonl").read_text().splitlines()]
+    assert any(words.startswith("restart 1 of 2: node 1 (node2) was lost") for words in stages), stages
+
+
+def test_fewer_nodes_than_the_least_are_an_end_that_says_so(bed: Testbed) -> None:
+    user = client(bed)
+    run = user.submit(WAITING, "--max-restarts", "2")
+    user.wait_for(run, "seen-1-*", 2)
+    bed.kill("node2", silently=True)
+    try:
+        told = user.ended(run, code=1)
+    finally:
+        bed.boot("node2")
+    assert told["status"] == "Failed" and "node2" in told["verdict"]["summary"], told["verdict"]
+
+
+def test_training_goes_on_from_its_newest_checkpoint_with_one_node_less(bed: Testbed) -> None:
+    import torch
+
+    user = client(bed)
+    alone = user.submit(TRAINING, nodes=1)
+    run = user.submit(TRAINING, "--max-restarts", "1", "--min-nodes", "1")
+    user.wait_for(run, "checkpoints/step-*", 2)
+    bed.kill("node2", silently=True)
+    try:
+        told = user.ended(run)
+    finally:
+        bed.boot("node2")
+    assert told["status"] == "Completed" and user.ended(alone)["status"] == "Completed"
+    attempts: list[Any] = [read_json(RunDir(run).attempt(number).job) for number in (1, 2)]
+    assert [(job["nodes"], job["attempt"]) for job in attempts] == [(2, 1), (1, 2)]
+    assert verify(run).problems == ()
+    ends: list[Any] = [torch.load(each / "outputs/end.pt", weights_only=True) for each in (alone, run)]
+    for one, other in zip(*ends, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-9)
