@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.engines import ondemand
 from tests.engines.testbed import Testbed
@@ -48,12 +49,13 @@ torch.manual_seed({SEED})
 model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2)).double()
 loop = TorchLoop(
     model=model, loss=nn.functional.cross_entropy, optimizer=torch.optim.AdamW(model.parameters(), 0.01),
-    train=data, val=data, metrics=[Accuracy()], batch=10, schedule=WarmupCosine(), seed={SEED}, device="cpu", quiet=True,
+    train=data, val=data, metrics=[Accuracy()], batch=10, schedule=WarmupCosine(), seed={SEED}, device="cpu",
+    quiet=True,
 )
-loop.fit(epochs={EPOCHS})
-weights = torch.cat([value.detach().flatten() for value in model.parameters()]).numpy()
+history = loop.fit(epochs={EPOCHS})
+weights = [value.detach().flatten().numpy() for value in model.parameters()]
 os.makedirs("outputs", exist_ok=True)
-np.save("outputs/weights-%d.npy" % loop.world.rank, weights)
+np.save("outputs/end-%d.npy" % loop.world.rank, np.concatenate([history["train_loss"], *weights]))
 """
 
 
@@ -149,8 +151,9 @@ class Matrix:
                 self.bed.run("ctl", [PROGRAM, "cancel", run.name], cwd=self.work)
             tails = "".join(f"\n== {log.name}\n{log.read_text(errors='replace')[-800:]}" for log in logs)
             raise WrongCell(f"{error}{tails}") from None
-        distance, wrong = compare(self.alone, run, cell.ranks * NODES)
-        wrong += untrue(cell, told, metrics, self.places(cell))
+        expected = np.load(self.alone / "outputs" / "end-0.npy")
+        distance, wrong = compare(expected, run, cell.ranks * NODES)
+        wrong += untrue(cell, told, self.places(cell)) + repeated(metrics, cell.ranks * NODES, expected[:EPOCHS])
         if wrong:
             raise WrongCell("; ".join(wrong))
         return distance
@@ -165,18 +168,27 @@ class Matrix:
         return [f"{host}-{node}" for node in range(NODES)] if cell.launcher == "local" else self.bed.names
 
 
-def compare(alone: Path, run: Path, size: int) -> tuple[float, list[str]]:
-    """The largest distance of any rank's weights from those of one process, and what is wrong with them."""
-    expected = np.load(alone / "outputs" / "weights-0.npy")
-    found = sorted(path.name for path in (run / "outputs").glob("weights-*.npy"))
-    if found != sorted(f"weights-{rank}.npy" for rank in range(size)):
+def compare(expected: NDArray[np.float64], run: Path, size: int) -> tuple[float, list[str]]:
+    """The largest distance of any rank's losses and weights from those expected, and what is wrong with them."""
+    found = sorted(path.name for path in (run / "outputs").glob("end-*.npy"))
+    if found != sorted(f"end-{rank}.npy" for rank in range(size)):
         return float("inf"), [f"of {size} ranks these left weights: {found}"]
     each = [float(np.abs(np.load(run / "outputs" / name) - expected).max()) for name in found]
     distance = max(each)
     return distance, [] if distance <= TOLERANCE else [f"the weights are {each} from those of one process"]
 
 
-def untrue(cell: Cell, told: dict[str, Any], metrics: dict[str, Any], places: Sequence[str]) -> list[str]:
+def repeated(metrics: dict[str, Any], size: int, expected: NDArray[np.float64]) -> list[str]:
+    """What is wrong with the metrics: each rank's record has each epoch once, as one process had it."""
+    wrong = [] if sorted(metrics, key=int) == [str(rank) for rank in range(size)] else [f"metrics of {sorted(metrics)}"]
+    for rank, values in metrics.items():
+        losses = values.get("train_loss")
+        if not isinstance(losses, list) or len(losses) != EPOCHS or np.abs(expected - losses).max() > TOLERANCE:
+            wrong.append(f"train_loss of rank {rank} is {losses!r} and not {expected.tolist()}")
+    return wrong
+
+
+def untrue(cell: Cell, told: dict[str, Any], places: Sequence[str]) -> list[str]:
     """What is not true in the record of a cell that went well."""
     wrong = []
     size = cell.ranks * NODES
@@ -188,17 +200,15 @@ def untrue(cell: Cell, told: dict[str, Any], metrics: dict[str, Any], places: Se
     ranks = told.get("ranks") or []
     if [record["rank"] for record in ranks] != list(range(size)):
         wrong.append(f"records of the ranks {[record['rank'] for record in ranks]}, and not of {size}")
-    bad = [record for record in ranks if (record["exit_code"], record["signal"], record["exception"]) != (0, None, None)]
+    bad = [
+        record for record in ranks if (record["exit_code"], record["signal"], record["exception"]) != (0, None, None)
+    ]
     if bad:
         wrong.append(f"not all ranks ended well: {bad}")
     lying = [(r["rank"], r["node"], r["node_name"]) for r in ranks if r["node"] != r["rank"] // cell.ranks]
     names = [{record["node_name"] for record in ranks if record["node"] == node} for node in range(NODES)]
     if lying or any(len(each) != 1 for each in names) or sorted(name for each in names for name in each) != [*places]:
         wrong.append(f"the ranks' nodes are {names}, not {list(places)} with {cell.ranks} each, in order: {lying}")
-    writers = [rank for rank, values in metrics.items() if "train_loss" in values]
-    losses = metrics.get("0", {}).get("train_loss")
-    if writers != ["0"] or not isinstance(losses, list) or len(losses) != EPOCHS:
-        wrong.append(f"train_loss is {losses!r}, by the ranks {writers}, and not {EPOCHS} values by rank 0")
     return wrong
 
 
@@ -241,7 +251,9 @@ def main(words: Sequence[str]) -> int:
             seconds = round(time.monotonic() - begun, 1)
             values = {"launcher": cell.launcher, "spread": cell.spread, "ranks": cell.ranks}
             measured = {} if wrong else {"distance": distance}
-            rows.append(ondemand.Row(str(cell), "failed" if wrong else "passed", seconds, wrong, {**values, **measured}))
+            rows.append(
+                ondemand.Row(str(cell), "failed" if wrong else "passed", seconds, wrong, {**values, **measured})
+            )
             print(f"{cell}: {wrong or f'{distance:.1e} from one process'} ({seconds:.0f} s)", flush=True)
     if len(chosen) < len(CELLS):
         return int(any(row.wrong for row in rows))
