@@ -1,20 +1,15 @@
 """What takes Slurm minutes: starting jobs again, and its accounts. `make test-slurm-slow` runs it and keeps the result.
 
-Not collected with the other tests. python -m tests.engines.slow_slurm [names of tests] writes
-benchmarks/results/slurm.json: the commit, each test with its seconds and its failure, and a digest of the sources that
-it covers, by which a reader sees whether the result is still theirs.
+Not collected with the other tests. python -m tests.engines.ondemand slurm writes benchmarks/results/slurm.json: the
+commit, each test with its seconds and its failure, and a digest of the sources that it covers.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +19,6 @@ from tests.engines.test_slurm import ROOT, Run, nothing_left, until
 from tests.engines.testbed import Testbed
 
 pytestmark = pytest.mark.engine
-RESULT = ROOT / "benchmarks" / "results" / "slurm.json"
-COVERED = ("launchers/slurm*.py", "trainkit/boot/agent.py", "trainkit/boot/formation.py", "trainkit/driver.py",
-           "trainkit/judging.py", "trainkit/starting.py", "tests/engines/slow_slurm.py")  # fmt: skip
 # Counts seconds in a file, one line each; asked to end, it says "run me again". No second is counted twice.
 COUNTS = """
 import os, signal, sys, time
@@ -131,49 +123,3 @@ def test_accounts_know_what_the_controller_has_forgotten() -> None:
         )
         words = bed.run("ctl", [sys.executable, "-c", ASK, handle], cwd=ROOT, check=True).stdout
         assert f"Slurm job {number} ended (" in words and "not known" not in words, words
-
-
-class _Kept:
-    """Of each test: its name, seconds, and what went wrong."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" or report.outcome != "passed":
-            wrong = "" if report.passed else str(report.longrepr)[-2000:]
-            name = report.nodeid.split("::")[-1]
-            self.rows.append(
-                {"test": name, "outcome": report.outcome, "seconds": round(report.duration), "wrong": wrong}
-            )
-
-
-def digest() -> str:
-    """Of the sources that the result is about."""
-    files = sorted(path for pattern in COVERED for path in ROOT.glob(pattern))
-    whole = hashlib.sha256()
-    for path in files:
-        whole.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
-    return whole.hexdigest()
-
-
-def main(names: list[str]) -> int:
-    """Run the tests, write what became of them."""
-    kept = _Kept()
-    chosen = ["-k", " or ".join(names)] if names else []
-    code = pytest.main(["-v", "-p", "no:cacheprovider", "--tb=short", *chosen, __file__], plugins=[kept])
-    version = subprocess.run(["sbatch", "--version"], capture_output=True, text=True).stdout.strip()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    values = {
-        "what": "Slurm: requeue, time limits, accounts", "commit": commit, "digest": digest(), "covers": list(COVERED),
-        "seeds": [], "slurm": version, "python": platform.python_version(), "count": len(kept.rows),
-        "failures": sum(row["outcome"] == "failed" for row in kept.rows), "tests": kept.rows,
-    }  # fmt: skip
-    if not names:
-        RESULT.write_text(json.dumps(values, indent=1) + "\n")
-        print(f"written: {Path(RESULT).relative_to(ROOT)}")
-    return int(code)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
