@@ -6,13 +6,19 @@ SETUP := PYTHON=$(PYTHON) scripts/setup
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help setup demo test test-slurm-slow test-kubernetes check format bench soak clean
+# What writes a result, then the README's tables of these results, also where something failed.
+kept = $(BIN)/python -m $(1); code=$$?; $(BIN)/python -m scripts.tables && exit $$code
+
+.PHONY: help setup demo test test-matrix test-slurm-slow test-openmpi5 test-kubernetes tables check format bench soak clean
 
 help:
 	@echo "make demo            set up, then submit, train, register, export and use a classifier"
 	@echo "make test            set up, then all checks and tests   (ARGS='-k name' runs some)"
+	@echo "make test-matrix     every launcher with every spread; writes its result   (ARGS='ssh mpi' runs some)"
 	@echo "make test-slurm-slow what takes Slurm minutes: starting again, accounts; writes its result"
+	@echo "make test-openmpi5   Open MPI 5 on several nodes; writes its result"
 	@echo "make test-kubernetes jobs on a real Kubernetes, built first (ten minutes, once); writes its result"
+	@echo "make tables          write the README's tables of these results"
 	@echo "make check           format, lint, types, import contracts"
 	@echo "make format          rewrite the files as 'make check' wants them"
 	@echo "make bench NAME=...  run one benchmark; without NAME, list them"
@@ -34,13 +40,24 @@ test: check
 	@echo "test: pytest, $(WORKERS) workers"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
+test-matrix: setup
+	@scripts/build-horovod && scripts/engines
+	@$(call kept,tests.engines.matrix $(ARGS))
+
 test-slurm-slow: setup
 	@scripts/engines accounts
-	@$(BIN)/python -m tests.engines.slow_slurm
+	@$(call kept,tests.engines.ondemand slurm)
+
+test-openmpi5: setup
+	@scripts/build-horovod && scripts/engines
+	@$(call kept,tests.engines.ondemand openmpi5)
 
 test-kubernetes: setup
 	@scripts/engines
-	@$(BIN)/python tests/engines/on_demand_kubernetes.py
+	@$(call kept,tests.engines.on_demand_kubernetes)
+
+tables: setup
+	@$(BIN)/python -m scripts.tables
 
 check: setup
 	@scripts/check
