@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainkit.errors import LaunchError
 from trainkit.job import Command, Job, Node
 
 from ..mpidialects import command
@@ -16,5 +17,9 @@ def mpi(job: Job, node: Node) -> list[Command]:
     """
     if node.rank != 0 and (not node.machines or node.machines[node.rank] != node.rank):
         return []
-    found = find_mpi(job.interpreter)
+    try:
+        found = find_mpi(job.interpreter)
+    except LaunchError as error:
+        where = f"On node {node.rank} ({node.name}): " if node.machines else ""
+        raise LaunchError(where + error.message) from error
     return [command(job, node, found)] if node.rank == 0 else []

@@ -230,7 +230,21 @@ def test_whoever_is_killed_nothing_is_left(testbed: Testbed, kind: str, victim: 
         assert "node2" in (verdict.get("node_name") or verdict["summary"]), verdict
 
 
-def test_a_node_that_dies_is_named(testbed: Testbed) -> None:
+def test_a_machine_without_mpirun_is_named_before_a_rank_starts(testbed: Testbed) -> None:
+    environment = mpi_environment("openmpi4", testbed)
+    program = os.path.realpath("/usr/bin/mpirun.openmpi")
+    testbed.run("node2", ["mount", "--bind", "/dev/null", program], check=True)
+    try:
+        with launched(testbed, _MPI, "mpi", 1, environment=environment) as running:
+            status, verdict = running.end()
+    finally:
+        testbed.run("node2", ["umount", program], check=True)
+    assert (status, verdict["kind"], verdict["node"]) == ("Failed", "launch", 1)
+    for words in ("On node 1 (node2)", "no mpirun that belongs to it was found", "openmpi-bin"):
+        assert words in verdict["message"]
+
+
+def test_a_node_that_dies_is_named() -> None:
     reason = missing()
     if reason:
         pytest.skip(reason)
@@ -245,8 +259,11 @@ def test_a_node_that_dies_is_named(testbed: Testbed) -> None:
             bed.boot("node2")
 
 
-def test_elastic_horovod_goes_on_with_the_nodes_that_are_left(testbed: Testbed) -> None:
+def test_elastic_horovod_goes_on_with_the_nodes_that_are_left() -> None:
     pytest.importorskip("horovod")
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
     with Testbed(nodes=2) as bed, launched(bed, _ELASTIC, "horovod-elastic", 1, min_nodes=1) as running:
         running.ready(2)
         bed.kill("node2")
