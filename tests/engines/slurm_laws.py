@@ -184,6 +184,21 @@ def test_gpus_are_asked_for(tmp_path: Path) -> None:
     assert attempt.rank_log(0).read_text() == "0,1\n"
 
 
+def test_jobs_on_one_node_see_the_gpus_that_slurm_gave_them(tmp_path: Path) -> None:
+    script = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(300)"
+    launcher, handles, seen = Slurm(nodelist="node1"), [], []
+    for folder in ("1", "2"):
+        job, attempt = make_job(tmp_path / folder, script, gpus_per_node=1)
+        handles.append(launch(launcher, job, attempt))
+        log = attempt.rank_log(0)
+        wait_until(lambda log=log: log.exists() and log.read_text(), 60, "the rank's line")  # type: ignore[misc]
+        seen.append(log.read_text())
+    for handle in handles:
+        launcher.cancel(handle)
+        ended(launcher, handle)
+    assert sorted(seen) == ["0\n", "1\n"]
+
+
 def test_a_setup_script_that_fails_starts_no_agent_and_says_where_to_look(tmp_path: Path) -> None:
     job, attempt = make_job(tmp_path, SLEEP)
     handle = launch(Slurm(setup_script="echo no such module >&2; false"), job, attempt)
