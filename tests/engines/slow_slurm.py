@@ -84,7 +84,7 @@ def test_a_run_whose_head_is_lost_goes_on_on_others(bed: Testbed) -> None:
 
 
 def test_a_time_limit_is_no_end_for_a_run_that_may_be_requeued(bed: Testbed) -> None:
-    options = {"requeue": True, "time": 1, "signal_seconds": 50}
+    options = {"requeue": True, "time": 1, "signal_seconds": 30}
     run = Run(bed, "limit", script=COUNTS, options=options)
     ended = run.end(560)
     assert ended["status"] == "Completed", ended
