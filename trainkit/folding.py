@@ -1,0 +1,239 @@
+"""Several ranks' lines of the same moments as one text: lines that some of them share are said once. Pure functions.
+
+What every rank printed keeps its order. Between ranks the order is that of the moments; lines that are identical join
+the first of them, at most a window away.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+_STEPS = 32
+
+
+class Part(NamedTuple):
+    """Whole lines of one rank. Turns count up; `time` is when they were noted."""
+
+    turn: int
+    time: float
+    rank: int
+    text: bytes
+
+
+class Block(NamedTuple):
+    """Whole lines that these ranks printed."""
+
+    time: float
+    ranks: tuple[int, ...]
+    text: bytes
+
+
+def plainly(parts: Sequence[Part]) -> list[Block]:
+    """Nothing folded."""
+    return [Block(part.time, (part.rank,), part.text) for part in parts]
+
+
+class _Group:
+    """Ranks with the same text, and how far it was told: `line` is the next line's number, `at` its parts' index."""
+
+    def __init__(self, parts: Sequence[Part], ranks: Sequence[int]) -> None:
+        self.parts, self.ranks = parts, tuple(ranks)
+        self.ends = list(accumulate(part.text.count(b"\n") for part in parts))
+        self.lines: list[bytes] = []
+        self.shared: list[int] = []  # lines that other groups have too, by number
+        self.line = self.at = self.next = 0
+        self.counts: Counter[bytes] = Counter()
+
+    @property
+    def turn(self) -> int:
+        return self.parts[self.at].turn
+
+    @property
+    def live(self) -> bool:
+        return self.at < len(self.parts)
+
+    def head(self) -> bytes | None:
+        """The next line, where it is a shared one."""
+        if self.next < len(self.shared) and self.shared[self.next] == self.line:
+            return self.lines[self.line]
+        return None
+
+    def shared_now(self) -> list[int]:
+        """The shared lines of this turn that were not told."""
+        return self.shared[self.next : bisect_left(self.shared, self.ends[self.at], self.next)]
+
+    def pass_to(self, line: int) -> None:
+        """Say that all before this line was told."""
+        self.line = line
+        while self.at < len(self.parts) and self.ends[self.at] <= line:
+            self.at += 1
+
+    def own(self) -> Block | None:
+        """The lines of this turn before the next shared one, told."""
+        stop = min(self.ends[self.at], self.shared[self.next] if self.next < len(self.shared) else len(self.lines))
+        if stop == self.line:
+            return None
+        block = Block(self.parts[self.at].time, self.ranks, _text(self.lines[self.line : stop]))
+        self.pass_to(stop)
+        return block
+
+    def rest(self) -> list[Part]:
+        """What was not told, as parts of each of the ranks."""
+        found = []
+        start = self.line
+        for part, end in list(zip(self.parts, self.ends, strict=True))[self.at :]:
+            text = _text(self.lines[start:end]) if self.lines else part.text
+            start = end
+            found += [Part(part.turn, part.time, rank, text) for rank in self.ranks]
+        return found
+
+
+def _text(lines: Sequence[bytes]) -> bytes:
+    return b"\n".join(lines) + b"\n"
+
+
+def fold(parts: Sequence[Part], settled: float = float("inf")) -> tuple[list[Block], list[Part]]:
+    """The parts as blocks, and those of later turns than `settled` which wait for what other ranks print next."""
+    by_rank: dict[int, list[Part]] = {}
+    for part in parts:
+        if part.text:
+            by_rank.setdefault(part.rank, []).append(part)
+    same: dict[bytes, list[int]] = {}
+    for rank in sorted(by_rank):
+        own = by_rank[rank]
+        same.setdefault(own[0].text if len(own) == 1 else b"".join(part.text for part in own), []).append(rank)
+    groups = [_Group(by_rank[ranks[0]], ranks) for ranks in same.values()]
+    if len(groups) == 1 and len(groups[0].ranks) > 1:
+        return [Block(part.time, groups[0].ranks, part.text) for part in groups[0].parts], []
+    if len(groups) > 1 and _find_shared(groups, list(same)):
+        blocks = _merge(groups, settled)
+    else:
+        blocks = _apart(groups, settled)
+    rest = [part for group in groups for part in group.rest()]
+    return blocks, sorted(rest, key=lambda part: (part.turn, part.rank))
+
+
+def _find_shared(groups: Sequence[_Group], texts: Sequence[bytes]) -> bool:
+    """Split the groups' texts and find the lines that several of them have; whether there are any."""
+    seen: set[bytes] = set()
+    shared: set[bytes] = set()
+    split = [text.split(b"\n") for text in texts]
+    for lines in split:
+        lines.pop()
+        own = set(lines)
+        shared |= own & seen
+        seen |= own
+    if not shared:
+        return False
+    for group, lines in zip(groups, split, strict=True):
+        group.lines = lines
+        group.shared = [number for number, line in enumerate(lines) if line in shared]
+    return True
+
+
+def _apart(groups: Sequence[_Group], settled: float) -> list[Block]:
+    """Groups that share nothing, turn by turn."""
+    told = []
+    for number, group in enumerate(groups):
+        count = sum(part.turn <= settled for part in group.parts)
+        told += [(part.turn, number, part) for part in group.parts[:count]]
+        group.pass_to(group.ends[count - 1] if count else 0)
+    told.sort(key=lambda item: item[:2])
+    return [Block(part.time, groups[number].ranks, part.text) for _, number, part in told]
+
+
+def _merge(groups: Sequence[_Group], settled: float) -> list[Block]:
+    """Groups that share lines, up to what is settled: by long strides where they go on alike, else step by step."""
+    blocks: list[Block] = []
+    steps = _STEPS
+    while any(group.live and group.turn <= settled for group in groups):
+        alike = _together(groups)
+        blocks += alike
+        steps = _STEPS if alike else 2 * steps
+        blocks += _in_turn(groups, settled, steps)
+    return blocks
+
+
+def _together(groups: Sequence[_Group]) -> list[Block]:
+    """Where all groups have the same shared lines in the same order: what each has before one, then that one.
+
+    Only as far as their present turns go, which are at most one apart.
+    """
+    turns = [group.turn for group in groups if group.live]
+    if len(turns) < len(groups) or max(turns) - min(turns) > 1:
+        return []
+    shared = [group.shared_now() for group in groups]
+    lines = [[group.lines[number] for number in numbers] for group, numbers in zip(groups, shared, strict=True)]
+    alike = _alike(lines, min(map(len, lines)))
+    ranks = tuple(sorted(rank for group in groups for rank in group.ranks))
+    time = min(group.parts[group.at].time for group in groups)
+    blocks: list[Block] = []
+    waiting: list[bytes] = []
+    starts = [group.line for group in groups]
+    for numbers in zip(*(numbers[:alike] for numbers in shared), strict=True):
+        if any(number > start for number, start in zip(numbers, starts, strict=True)):
+            if waiting:
+                blocks.append(Block(time, ranks, _text(waiting)))
+                waiting = []
+            for group, start, number in zip(groups, starts, numbers, strict=True):
+                if number > start:
+                    blocks.append(Block(time, group.ranks, _text(group.lines[start:number])))
+        waiting.append(groups[0].lines[numbers[0]])
+        starts = [number + 1 for number in numbers]
+    if waiting:
+        blocks.append(Block(time, ranks, _text(waiting)))
+    for group, start in zip(groups, starts, strict=True):
+        group.next += alike
+        group.pass_to(start)
+    return blocks
+
+
+def _alike(lists: Sequence[list[bytes]], most: int) -> int:
+    """How many of their first items, at most `most`, all lists have in common."""
+    low, high = 0, most
+    first = lists[0]
+    while low < high:
+        middle = (low + high + 1) // 2
+        if all(other[low:middle] == first[low:middle] for other in lists[1:]):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _in_turn(groups: Sequence[_Group], settled: float, steps: int) -> list[Block]:
+    """Turn by turn each group's own lines, then the shared ones: first those for which nobody else has to go on first."""
+    for group in groups:
+        group.counts = Counter(group.lines[number] for number in group.shared[group.next :])
+    blocks: list[Block] = []
+    for _ in range(steps):
+        live = [group for group in groups if group.live]
+        turn = min((group.turn for group in live), default=settled + 1)
+        if turn > settled or not live:
+            break
+        first = [group for group in live if group.turn == turn]
+        told = [block for group in first if (block := group.own()) is not None]
+        blocks += told or [_shared(live, first)]
+    return blocks
+
+
+def _shared(live: Sequence[_Group], first: Sequence[_Group]) -> Block:
+    """The next shared line, of all groups that have it next. All of `first` have one."""
+    holders: dict[bytes, list[_Group]] = {}
+    for group in live:
+        if (line := group.head()) is not None:
+            holders.setdefault(line, []).append(group)
+    choices = dict.fromkeys(group.lines[group.line] for group in first)
+    ordered = sorted(choices, key=lambda line: -len(holders[line]))
+    ready = (line for line in ordered if sum(1 for group in live if group.counts[line]) == len(holders[line]))
+    chosen = next(ready, ordered[0])
+    time = min(group.parts[group.at].time for group in holders[chosen])
+    for group in holders[chosen]:
+        group.counts[chosen] -= 1
+        group.next += 1
+        group.pass_to(group.line + 1)
+    return Block(time, tuple(sorted(rank for group in holders[chosen] for rank in group.ranks)), chosen + b"\n")
