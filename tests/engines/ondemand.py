@@ -90,6 +90,12 @@ def digest(covers: Sequence[str], root: Path = ROOT) -> str:
     return whole.hexdigest()
 
 
+def checked_out(root: Path = ROOT) -> str:
+    """The commit that is checked out; "" where git knows none."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 def commit(covers: Sequence[str], root: Path = ROOT) -> str:
     """The commit that is checked out, with "+" where the covered files are not those of that commit."""
     changed = _git(root, "status", "--porcelain", "--", *covers).strip()

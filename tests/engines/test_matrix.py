@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,12 @@ import pytest
 
 from tests.engines import matrix, slurmd
 from tests.engines.matrix import CELLS, FEW, LAUNCHERS, NODES, SPREADS, Cell, Matrix
+from tests.engines.ondemand import checked_out
 from tests.engines.testbed import Testbed, missing
 
 OTHERS = 2
 CELL = Cell("ssh", "fork", 2)
 PLACES = ["node1", "node2"]
-
-
-def this_commit() -> str:
-    """The commit that is checked out; "" where git knows none."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=matrix.ondemand.ROOT, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +40,7 @@ def test_a_cell_ends_as_one_process_does(cells: Matrix, cell: Cell) -> None:
 @pytest.mark.engine
 @pytest.mark.parametrize("number", range(OTHERS))
 def test_other_cells_at_each_commit(cells: Matrix, number: int) -> None:
-    cell = matrix.rotating(this_commit(), OTHERS, [name for name in LAUNCHERS if name != "ray"])[number]
+    cell = matrix.rotating(checked_out(), OTHERS, [name for name in LAUNCHERS if name != "ray"])[number]
     if cell.spread == "horovod":
         pytest.importorskip("horovod")
     cells.run(cell)

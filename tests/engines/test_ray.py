@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.engines.matrix import FEW, Matrix, rotating
+from tests.engines.ondemand import checked_out
 from tests.engines.testbed import Testbed, missing
 from trainkit.testing import wait_until
 
@@ -150,6 +152,15 @@ def test_more_nodes_than_there_are_is_refused_with_what_there_is(cluster: Cluste
     result = cluster.outcome("many", WORK, nodes=3)
     assert result["status"] == "Failed", result
     assert "needs 3 nodes with 1 CPU each. It has 2 nodes alive" in result["verdict"]["summary"]
+
+
+def test_cells_of_the_matrix_end_as_one_process_does(cluster: Cluster) -> None:
+    cells = Matrix(cluster.bed, ray=lambda: (cluster.address, str(cluster.venv / "bin" / "python")))
+    few = [cell for cell in FEW if cell.launcher == "ray"]
+    for cell in few + rotating(checked_out(), 1, ["ray"]):
+        if cell.spread == "horovod":
+            pytest.importorskip("horovod")
+        cells.run(cell)
 
 
 def test_a_worker_that_is_lost_is_named(cluster: Cluster) -> None:
