@@ -206,7 +206,7 @@ def _alike(lists: Sequence[list[bytes]], most: int) -> int:
 
 
 def _in_turn(groups: Sequence[_Group], settled: float, steps: int) -> list[Block]:
-    """Turn by turn each group's own lines, then the shared ones: first those for which nobody else has to go on first."""
+    """Turn by turn each group's own lines, then shared ones: first those that nobody else has only later."""
     for group in groups:
         group.counts = Counter(group.lines[number] for number in group.shared[group.next :])
     blocks: list[Block] = []

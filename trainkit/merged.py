@@ -106,8 +106,9 @@ class Merger:
         self._look()
         ahead = clocks_ahead(self.attempt)
         streams = [self._of_node(node, ahead.get(node, 0.0)) for node in list(self._notes.files)]
-        yield from self._windows(heapq.merge(*streams, self._remainders()))
+        yield from self._windows(heapq.merge(*streams, self._due, self._remainders()))
         yield from self._settle(0, final=True)
+        self._due = []
         last = [Part(self._turn, self._told, rank, log.unfinished()) for rank, log in sorted(self._logs.items())]
         yield from self._in_order(self._fold([part for part in last if part.text])[0])
         self.close()

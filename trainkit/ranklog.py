@@ -51,7 +51,7 @@ class RankLog:
             self._fd = -1
 
     def text(self, upto: int, most: int = _CHUNK_BYTES) -> bytes:
-        """The next bytes before `upto`, about `most` of them; a missing middle as one line of words. At its end nothing.
+        """The next bytes before `upto`, about `most` of them; a missing middle as a line of words. At its end nothing.
 
         Afterwards `at` is `upto` where nothing before it is left.
         """
@@ -76,6 +76,8 @@ class RankLog:
         place = self._place()
         if place.beginning != self._beginning:  # truncated or replaced: all that is there is new
             self._beginning, self.at = place.beginning, 0
+            if self._held:
+                self._partial.append(b"\n")
             self.close()
         return place.begin, place.end
 

@@ -1,70 +1,81 @@
-"""Growing logs, printed as they grow: one rank's as it is, several ranks' as lines with the rank in front."""
+"""Growing logs, printed as they grow: one rank's as it is, several ranks' in the order of time."""
 
 from __future__ import annotations
 
 import codecs
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from trainkit.boot.rundir import RunDir
+from trainkit.boot.rundir import AttemptDir, RunDir, read_json
+from trainkit.folding import Block
+from trainkit.merged import Merger, first_cause, label, text_of
+from trainkit.ranklog import Notes, RankLog, rank_logs
 
 ALL = "all"
 _CHUNK_BYTES = 1 << 20
+_MERGED = "the logs of all ranks, in the order of time:"
+
+
+class Chosen(NamedTuple):
+    """Which logs: of one rank, or of all (also where none is named); of an attempt, or of the newest."""
+
+    rank: str = ""
+    attempt: int | None = None
+    folded: bool = True
+
+
+NEWEST = Chosen()
 
 
 class Tail:
-    """One growing file. With a prefix, its text comes as whole lines, each with the prefix in front."""
+    """One growing file, as text."""
 
-    def __init__(self, path: Path, prefix: str = "") -> None:
-        self.path = path
-        self.prefix = prefix
-        self._at = 0
-        self._unfinished = ""
+    def __init__(self, log: RankLog) -> None:
+        self._log = log
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def more(self) -> str:
         """What was added since this was asked last, at most a chunk; nothing where there is no file yet."""
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self._at)
-                data = file.read(_CHUNK_BYTES)
-        except FileNotFoundError:
-            return ""
-        self._at += len(data)
-        text = self._decode(data)
-        return self._lines(text) if self.prefix else text
-
-    def rest(self) -> str:
-        """All that is left, also a last line that nothing ended."""
-        found = []
-        while text := self.more():
-            found.append(text)
-        if self._unfinished:
-            found.append(self._lines("\n"))
-        return "".join(found)
-
-    def _lines(self, text: str) -> str:
-        *whole, self._unfinished = (self._unfinished + text).split("\n")
-        return "".join(f"{self.prefix}{line}\n" for line in whole)
+        return self._decode(self._log.text(self._log.size(), _CHUNK_BYTES))
 
 
 class Follower:
-    """Prints what preparing a run's environment prints, then the logs of the chosen ranks of its newest attempt."""
+    """Prints what preparing a run's environment prints, then the chosen logs."""
 
-    def __init__(self, path: Path, rank: str) -> None:
+    def __init__(self, path: Path, chosen: Chosen = NEWEST) -> None:
         self.run = RunDir(path)
-        self.rank = rank
+        self.chosen = chosen
         self.printed = False
         self._tails: dict[Path, Tail] = {}
+        self._merger: Merger | None = None
+        self._several = world_of(path) > 1 if not chosen.rank else chosen.rank == ALL
 
     def step(self) -> bool:
         """Print what is new; whether there was anything."""
-        return self._print("".join([tail.more() for tail in self._found()]))
+        return self._print(self._prepared()) | (self._blocks(final=False) if self._several else self._raw())
 
     def finish(self) -> None:
-        """Print all that is left, one rank after the other."""
-        for tail in self._found():
-            self._print(tail.rest())
+        """Print all that is left, also last lines that nothing ended."""
+        while self._print(self._prepared()):
+            pass
+        if self._several:
+            self._blocks(final=True)
+        else:
+            while self._raw():
+                pass
+
+    def pin_cause(self) -> None:
+        """Print first why the attempt failed, where it did and several ranks' logs would hide it."""
+        attempt = self._attempt()
+        if self._several and attempt is not None:
+            rank, lines = first_cause(self.run.path, attempt)
+            before = label([rank]).decode() if rank is not None else ""
+            if lines:
+                first, *others = lines
+                text = "".join(f"{before}{line}\n" for line in (f"first cause: {first}", *others))
+                self._print(f"{text}\n{_MERGED}\n")
 
     def _print(self, text: str) -> bool:
         if text:
@@ -73,20 +84,78 @@ class Follower:
             sys.stdout.flush()
         return bool(text)
 
-    def _found(self) -> list[Tail]:
-        """The tails of all logs that are there by now, and of those that were."""
-        self._tails.setdefault(self.run.prepare_log, Tail(self.run.prepare_log))
-        for rank, log in rank_logs(self.run, self.rank).items():
-            if log not in self._tails:
-                self._tails[log] = Tail(log, f"[{rank}] " if self.rank == ALL else "")
-        return list(self._tails.values())
+    def _attempt(self) -> AttemptDir | None:
+        """The chosen attempt, once it is there."""
+        there = self.run.attempts()
+        return next((a for a in reversed(there) if self.chosen.attempt in (None, a.number)), None)
+
+    def _prepared(self) -> str:
+        if self.chosen.attempt is not None:
+            return ""
+        return self._tails.setdefault(self.run.prepare_log, Tail(RankLog(self.run.prepare_log))).more()
+
+    def _raw(self) -> bool:
+        attempt = self._attempt()
+        if attempt is None:
+            return False
+        rank = int(self.chosen.rank or 0)
+        log = attempt.rank_log(rank)
+        if log not in self._tails:
+            self._tails[log] = Tail(_log_of(attempt, rank))
+        return self._print("".join([tail.more() for tail in self._tails.values()]))
+
+    def _blocks(self, final: bool) -> bool:
+        attempt, before = self._attempt(), self._merger
+        if attempt is None:
+            return False
+        news = False
+        if before is None or before.attempt.number != attempt.number:
+            if before is not None:
+                news = self._write(before.all())
+            self._merger = Merger(attempt, self.chosen.folded)
+        assert self._merger is not None
+        return self._write(self._merger.all() if final else self._merger.new()) or news
+
+    def _write(self, blocks: Iterable[Block]) -> bool:
+        news = False
+        for block in blocks:
+            sys.stdout.write(text_of(block).decode("utf-8", "replace"))
+            news = True
+        if news:
+            self.printed = True
+            sys.stdout.flush()
+        return news
 
 
-def rank_logs(run: RunDir, rank: str) -> dict[int, Path]:
-    """The logs of one rank, or of all, of the newest attempt."""
-    attempts = run.attempts()
-    if not attempts:
-        return {}
-    numbers = [log.stem.rpartition("-")[2] for log in attempts[-1].logs.glob("rank-*.log")]
-    found = sorted(int(number) for number in numbers if number.isdigit() and rank in (ALL, number))
-    return {number: attempts[-1].rank_log(number) for number in found}
+def _log_of(attempt: AttemptDir, rank: int) -> RankLog:
+    notes = Notes(attempt)
+
+    def place() -> Any:
+        notes.look()
+        return notes.place(rank)
+
+    return RankLog(attempt.rank_log(rank), place)
+
+
+def world_of(path: Path) -> int:
+    """How many ranks a run has."""
+    record: dict[str, Any] = read_json(RunDir(path).run) or {}
+    return int(record.get("nodes") or 1) * int(record.get("ranks_per_node") or 1)
+
+
+def whole(path: Path, chosen: Chosen) -> dict[str, str]:
+    """The whole texts of the chosen logs: by rank, and `prepare` where something was prepared."""
+    run = RunDir(path)
+    found = {}
+    if run.prepare_log.exists() and chosen.attempt is None:
+        found["prepare"] = run.prepare_log.read_text(encoding="utf-8", errors="replace")
+    for attempt in [a for a in run.attempts() if chosen.attempt in (None, a.number)][-1:]:
+        for rank in rank_logs(attempt):
+            if chosen.rank in ("", ALL, str(rank)):
+                log = _log_of(attempt, rank)
+                size, pieces = log.size(), []
+                while log.at < size:
+                    pieces.append(log.text(size, size))
+                log.close()
+                found[str(rank)] = b"".join(pieces).decode("utf-8", "replace")
+    return found

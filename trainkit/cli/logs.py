@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from trainkit.boot.rundir import TERMINAL, RunDir, read_json
 from trainkit.cli import codes, find, output
 from trainkit.cli.codes import NotFound
-from trainkit.cli.follow import ALL, Follower, rank_logs
+from trainkit.cli.follow import ALL, NEWEST, Chosen, Follower, whole, world_of
 
 
 def until_ended(path: Path, step: Callable[[], bool] = lambda: False) -> str:
@@ -23,11 +22,11 @@ def until_ended(path: Path, step: Callable[[], bool] = lambda: False) -> str:
     return find.status(path)[0]
 
 
-def wait_for(path: Path, *, show_output: bool, rank: str = "0", as_json: bool = False) -> int:
-    """Wait until the run has ended, printing its log or its stages; the exit code that says how it ended."""
+def wait_for(path: Path, *, show_output: bool, chosen: Chosen = NEWEST, as_json: bool = False) -> int:
+    """Wait until the run has ended, printing its logs or its stages; the exit code that says how it ended."""
     from trainkit.outcome import status_of
 
-    follower = Follower(path, rank)
+    follower = Follower(path, chosen)
     said: list[tuple[str, str]] = []
 
     def tell_stage() -> bool:
@@ -61,7 +60,7 @@ def _tell_why(path: Path) -> None:
 
 
 def _rank(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-    if value == ALL or value.isdigit():
+    if value in ("", ALL) or value.isdigit():
         return value
     raise click.BadParameter(f"{value!r} is neither a rank (0, 1, ...) nor `{ALL}`", ctx, parameter)
 
@@ -69,28 +68,39 @@ def _rank(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
 @click.command()
 @click.argument("run")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended, and exit as it did.")
-@click.option("-r", "--rank", default="0", show_default=True, callback=_rank, help="Which rank's log, or `all`.")
+@click.option(
+    "-r",
+    "--rank",
+    default="",
+    callback=_rank,
+    help="One rank's log as it is; without it, or `all`: all of them in one.",
+)
+@click.option("--attempt", type=click.IntRange(min=1), help="Which attempt's logs; without it the newest's.")
+@click.option("--no-fold", is_flag=True, help="Print lines that several ranks have in common once for each.")
 @output.json_option
-def logs(run: str, follow: bool, rank: str, as_json: bool) -> int:
-    """Print what a RUN printed.
+def logs(run: str, follow: bool, rank: str, attempt: int | None, no_fold: bool, as_json: bool) -> int:
+    """Print what a RUN printed: of several ranks in the order of time, lines that are the same said once.
 
     \b
     Examples:
       trainkit logs last -f
       trainkit logs 4f2a90c1 --rank 1
-      trainkit logs last --rank all
+      trainkit logs last --attempt 1 --no-fold
     """
-    path = find.run_dir(find.root(), run)
+    path, chosen = find.run_dir(find.root(), run), Chosen(rank, attempt, not no_fold)
     if not RunDir(path).job.exists():
         raise NotFound(f"{path.name} was not submitted, so its output went to its own terminal and was not kept.")
+    _check_attempt(path, attempt)
     if follow and not as_json:
-        return wait_for(path, show_output=True, rank=rank)
+        return wait_for(path, show_output=True, chosen=chosen)
     status = until_ended(path) if follow else find.status(path)[0]
     if as_json:
-        output.print_json({"id": path.name, "status": status, "logs": _whole(path, rank)})
+        output.print_json({"id": path.name, "status": status, "logs": whole(path, chosen)})
         return codes.OF_STATUS[status] if follow else codes.DONE
-    _tell_attempts(RunDir(path))
-    follower = Follower(path, rank)
+    if attempt is None:
+        _tell_attempts(RunDir(path))
+    follower = Follower(path, chosen)
+    follower.pin_cause()
     follower.finish()
     if not follower.printed and status in TERMINAL:
         _check_rank(path, rank)
@@ -100,20 +110,20 @@ def logs(run: str, follow: bool, rank: str, as_json: bool) -> int:
 def _tell_attempts(run: RunDir) -> None:
     attempts = run.attempts()
     if len(attempts) > 1:
-        click.echo(f"trainkit: this is attempt {len(attempts)}; logs of earlier ones: {attempts[0].logs}", err=True)
+        words = f"this is attempt {len(attempts)}; `trainkit logs {run.path.name} --attempt N` prints an earlier one's"
+        click.echo(f"trainkit: {words}.", err=True)
 
 
-def _whole(path: Path, rank: str) -> dict[str, str]:
-    run = RunDir(path)
-    found = {"prepare": run.prepare_log} if run.prepare_log.exists() else {}
-    found.update((str(number), log) for number, log in rank_logs(run, rank).items())
-    return {name: log.read_text(encoding="utf-8", errors="replace") for name, log in found.items()}
+def _check_attempt(path: Path, number: int | None) -> None:
+    there = [attempt.number for attempt in RunDir(path).attempts()]
+    if number is not None and number not in there:
+        words = f"its attempts are {there[0]} to {there[-1]}" if there else "none of its attempts has begun"
+        raise NotFound(f"{path.name} has no attempt {number}: {words}.")
 
 
 def _check_rank(path: Path, rank: str) -> None:
-    record: dict[str, Any] = read_json(RunDir(path).run) or {}
-    world = int(record.get("nodes", 1)) * int(record.get("ranks_per_node", 1))
-    if rank != ALL and int(rank) >= world:
+    world = world_of(path)
+    if rank.isdigit() and int(rank) >= world:
         raise NotFound(f"{path.name} has no rank {rank}: its ranks are 0 to {world - 1}.")
 
 
