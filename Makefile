@@ -74,7 +74,7 @@ bench:
 
 soak:
 	@$(SETUP)
-	@$(BIN)/python benchmarks/soak.py $(ARGS)
+	@$(call kept,benchmarks.soak $(ARGS))
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

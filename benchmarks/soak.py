@@ -7,7 +7,6 @@ python benchmarks/soak.py --kills 5  fewer
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import signal
@@ -21,6 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for a run by `make bench`
+
+from tests.engines import ondemand
 from trainkit import Workspace
 from trainkit.testing import runs
 from trainkit.testing.kills import VICTIMS
@@ -52,6 +54,7 @@ def planted(fault: Planted, folder: Path) -> str:
 def repeated(name: str, times: int, once: Callable[[Path], Any], judge: Callable[[Any], str]) -> dict[str, Any]:
     """A row: how often it went right, how long the end took, and the first thing that was wrong."""
     gone, known, wrong = [], [], []
+    begun = time.monotonic()
     for number in range(times):
         with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
             try:
@@ -65,6 +68,7 @@ def repeated(name: str, times: int, once: Callable[[Path], Any], judge: Callable
             gone += [seen.gone_seconds] if seen.gone_seconds else []
             known.append(seen.known_seconds)
     row = {"fault": name, "repeats": times, "right": times - len(wrong), "wrong": wrong[:3]}
+    row["seconds"] = round(time.monotonic() - begun, 1)
     for key, values in (("gone", gone), ("known", known)):
         if values:
             row.update({f"{key}_median": statistics.median(values), f"{key}_max": max(values)})
@@ -121,6 +125,13 @@ def campaign(faults: int, kills: int) -> list[dict[str, Any]]:
     return rows
 
 
+def kept(row: dict[str, Any]) -> ondemand.Row:
+    """A row as results keep it."""
+    values = {name: value for name, value in row.items() if name not in ("fault", "wrong", "seconds")}
+    outcome = "failed" if row["wrong"] else "passed" if row["repeats"] else "skipped"
+    return ondemand.Row(row["fault"], outcome, row["seconds"], "; ".join(row["wrong"]), values)
+
+
 def main() -> int:
     """Run the campaign; exit 1 where anything went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -131,13 +142,10 @@ def main() -> int:
         "| fault | right | no process left after, s: median / max | known after, s: median / max |\n|---|---|---|---|"
     )
     print(head, flush=True)
-    begun = time.time()
+    result = ondemand.Result("soak")
     rows = campaign(asked.faults, asked.kills)
-    machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "kernel": platform.release()}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    result = {"commit": commit, "machine": machine, "seconds": round(time.time() - begun), "rows": rows}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
+    machine = {"cpus": str(os.cpu_count()), "kernel": platform.release()}
+    result.write([kept(row) for row in rows], engines=machine)
     (RESULTS / "soak.md").write_text("\n".join([head, *(text(row) for row in rows)]) + "\n")
     return int(any(row["wrong"] for row in rows))
 

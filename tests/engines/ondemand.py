@@ -64,6 +64,11 @@ ALL = (
         ("launchers/kubernetes.py", "launchers/manifests.py", "launchers/podstates.py", "launchers/seldom.py",
          "scripts/kubernetes-build", "tests/engines/kubernetes_cluster.py", "tests/engines/kubernetes_laws.py"),
     ),
+    Demand(
+        "soak", "soak", "this machine: every planted fault and every kill, many times",
+        ("launchers/local.py", *_SPREADS, *_AGENTS, *_DRIVER, "trainkit/testing/runs.py", "trainkit/testing/kills.py",
+         "trainkit/testing/planted.py", "benchmarks/soak.py"),
+    ),
 )  # fmt: skip
 
 
