@@ -24,7 +24,10 @@ COUNTS = """
 import os, signal, sys, time
 from pathlib import Path
 count = Path("outputs") / ("count-" + os.environ["RANK"])
-signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(75))
+def asked(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, asked)
 done = len(count.read_text().splitlines()) if count.exists() else 0
 for second in range(done, int(sys.argv[1]) if len(sys.argv) > 1 else 40):
     with count.open("a") as file:

@@ -23,9 +23,10 @@ SLEEP = "import time; time.sleep(300)"
 ASKED = """
 import signal, sys, time
 def asked(number, frame):
-    open("../asked", "a").write("x")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm asks every process of the job, and so does the agent
     sys.exit(75)
 signal.signal(signal.SIGTERM, asked)
+print("ready", flush=True)
 time.sleep(300)
 """
 
@@ -49,6 +50,10 @@ def running(attempt: AttemptDir, nodes: int) -> None:
     """Wait until all ranks run."""
     logs = lambda: [attempt.rank_log(rank).exists() for rank in range(nodes)]  # noqa: E731
     wait_until(lambda: all(logs()), 60, "the ranks' start")
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 class TestSlurm(LauncherLaws):
@@ -221,8 +226,8 @@ def test_ranks_are_asked_before_they_are_killed(tmp_path: Path) -> None:
     job, attempt = make_job(tmp_path, ASKED, nodes=2)
     launcher = Slurm()
     handle = launch(launcher, job, attempt)
-    running(attempt, 2)
-    time.sleep(1)
+    for rank in range(2):
+        wait_until(lambda rank=rank: _text(attempt.rank_log(rank)) == "ready\n", 60, "ranks that listen")  # type: ignore[misc]
     launcher.cancel(handle)
     ended(launcher, handle)
     assert [record["exit_code"] for record in outcome.records_of(attempt)] == [75, 75]
@@ -230,7 +235,7 @@ def test_ranks_are_asked_before_they_are_killed(tmp_path: Path) -> None:
 
 def test_a_time_limit_asks_ranks_to_save_before_it_kills(tmp_path: Path) -> None:
     job, attempt = make_job(tmp_path, ASKED, nodes=2)
-    launcher = Slurm(time=1, signal_seconds=50)
+    launcher = Slurm(time=1, signal_seconds=30)
     handle = launch(launcher, job, attempt)
     ended(launcher, handle, 120)
     assert [record["exit_code"] for record in outcome.records_of(attempt)] == [75, 75]
