@@ -256,14 +256,29 @@ def test_terminal_codes_in_names_are_shown_not_obeyed(workspace: Any, cli: Cli) 
 
 def test_logs_of_ranks(workspace: Any, cli: Cli) -> None:
     make_run(workspace.root)
-    assert cli("logs", "last").out == "hello of 0\nbye of 0"
+    assert cli("logs", "last", "--rank", "0").out == "hello of 0\nbye of 0"
     assert cli("logs", "last", "--rank", "1").out == "hello of 1\nbye of 1"
-    both = cli("logs", "last", "-r", "all").out
-    assert both == "[0] hello of 0\n[0] bye of 0\n[1] hello of 1\n[1] bye of 1\n"
+    both = "[0] hello of 0\n[1] hello of 1\n[0] bye of 0\n[1] bye of 1\n"
+    assert cli("logs", "last").out == cli("logs", "last", "-r", "all").out == both
+    assert sorted(cli("logs", "last", "--json").json["logs"]) == ["0", "1"]
+    assert cli("logs", "last", "--attempt", "1", "--json").json["logs"]["1"] == "hello of 1\nbye of 1"
+    assert "its attempts are 1 to 1" in cli("logs", "last", "--attempt", "2").err
     assert cli("logs", "last", "-r", "all", "--json").json["logs"]["1"] == "hello of 1\nbye of 1"
     missing = cli("logs", "last", "--rank", "2")
     assert missing.code == codes.NOT_FOUND
     assert "0 to 1" in missing.err
+
+
+def test_lines_of_several_ranks_are_folded_and_the_cause_comes_first(workspace: Any, cli: Cli) -> None:
+    run = RunDir(workspace.root / "runs" / "birds" / make_run(workspace.root, status="Failed", ranks_per_node=2))
+    for rank in range(2):
+        run.attempt(1).rank_log(rank).write_text(f"begun\nmine: {rank}\nepoch 1\n")
+    first, _, rest = cli("logs", "last").out.partition("\n\n")
+    assert first == "[1] first cause: rank 1 failed with ValueError: no at train.py:3"
+    assert rest.splitlines()[1:] == ["[0-1 x2] begun", "[0] mine: 0", "[1] mine: 1", "[0-1 x2] epoch 1"]
+    plain = cli("logs", "last", "--no-fold").out.splitlines()
+    assert sorted(plain[3:]) == sorted(f"[{r}] {line}" for r in range(2) for line in ("begun", f"mine: {r}", "epoch 1"))
+    assert "first cause" not in cli("logs", "last", "--rank", "0").out
 
 
 @pytest.mark.parametrize(("status", "code"), [("Completed", 0), ("Failed", 1), ("Canceled", 4)])

@@ -16,9 +16,10 @@ import struct
 import sys
 import threading
 import time
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+from contextlib import suppress
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from trainkit.boot.rundir import AttemptDir, PathLike
+from trainkit.boot.rundir import AttemptDir, PathLike, make_private
 
 NOTE_SECONDS = 0.1
 SPARSE_SECONDS = 1.0  # between notes of a log that has had MANY of them
@@ -26,6 +27,7 @@ MANY = 1000000  # 24 MB of notes: a day of a rank that prints all the time
 LIMIT_BYTES = 256 << 20
 LEAST_LIMIT_BYTES = 1 << 16
 _RENEWED_SECONDS = 1.0  # how often it is looked whether another file has taken a log's name
+_CUT_SECONDS = 5.0  # at the end, for space that is being given back
 _MAGIC = b"tklogs1\n"
 _HEAD = struct.Struct("<8sII")  # magic, first rank, number of ranks
 _PLACE = struct.Struct("<QQQ")  # left out from, to; which beginning of the log this is
@@ -101,12 +103,15 @@ class _Log:
 
 
 class LogNotes:
-    """The notes of one node; `limit` is the size over which a log loses its middle."""
+    """The notes of one node, a part of its agent; `limit` is the size over which a log loses its middle."""
+
+    ended_by = ""
 
     def __init__(self, attempt: AttemptDir, node: int, ranks: Sequence[int], limit: int = LIMIT_BYTES) -> None:
         self._half = max(limit, LEAST_LIMIT_BYTES) // 2 // _PAGE * _PAGE
         self._logs = {rank: _Log(attempt.rank_log(rank)) for rank in ranks}
         self._first = min(ranks)
+        make_private(attempt.logs)
         self._fd = os.open(notes_of(attempt, node), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._start = _HEAD.size + _PLACE.size * len(self._logs)
         self._at = self._start
@@ -119,14 +124,25 @@ class LogNotes:
         """Go on where another process has noted for this attempt; else write the head."""
         there = NotesFile(self._fd)
         if there.first != self._first or len(there.places()) != len(self._logs):
-            os.pwrite(self._fd, _HEAD.pack(_MAGIC, self._first, len(self._logs)), 0)
-            for rank in self._logs:
-                self._write_place(rank)
+            head = _HEAD.pack(_MAGIC, self._first, len(self._logs)) + _PLACE.pack(*Place()) * len(self._logs)
+            with suppress(OSError):  # a full disk: there will be no notes
+                os.pwrite(self._fd, head, 0)
             return
         size = os.fstat(self._fd).st_size
         self._at += max(0, size - self._start) // _NOTE.size * _NOTE.size
         for rank, place in there.places().items():
             self._logs[rank].place = place
+
+    def environment(self) -> Dict[str, str]:
+        """Nothing that ranks have to know."""
+        return {}
+
+    def take(self, node: int, message: Dict[str, Any]) -> bool:
+        """No message is meant for it."""
+        return False
+
+    def lost(self, node: int) -> None:
+        """Another node's logs are that node's."""
 
     def step(self) -> None:
         """Note what moved, where it is time; costs a comparison otherwise. Nothing is raised for a full disk."""
@@ -140,7 +156,7 @@ class LogNotes:
         self._renew = 0.0
         self._look(float("inf"))
         if self._cutting is not None:
-            self._cutting.join()
+            self._cutting.join(_CUT_SECONDS)
         for log in self._logs.values():
             if log.fd >= 0:
                 os.close(log.fd)
@@ -185,10 +201,9 @@ class LogNotes:
         return True
 
     def _write_place(self, rank: int) -> None:
-        try:
-            os.pwrite(self._fd, _PLACE.pack(*self._logs[rank].place), _HEAD.size + _PLACE.size * (rank - self._first))
-        except OSError:  # a full disk, at the very start
-            pass
+        at = _HEAD.size + _PLACE.size * (rank - self._first)
+        with suppress(OSError):  # a full disk, at the very start
+            os.pwrite(self._fd, _PLACE.pack(*self._logs[rank].place), at)
 
     def _cut(self, ranks: List[int]) -> None:
         """Leave out what these logs have between their first and their last half; readers are told before."""
