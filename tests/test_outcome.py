@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from trainkit import outcome
+from trainkit.sentences import describe
 
 
 def rank(number: int, **values: Any) -> dict[str, Any]:
@@ -96,6 +97,6 @@ def test_the_text_holds_what_a_reader_needs() -> None:
     record["traceback"] = "Traceback ...\nValueError: bad label"
     verdict = outcome.judge(2, [rank(0), record], [END])[1]
     assert verdict is not None
-    text = outcome.describe(verdict)
+    text = describe(verdict)
     for words in ("rank 1", "ValueError: bad label", "/r/code/train.py:17", "Traceback", "/r/logs/rank-1.log"):
         assert words in text

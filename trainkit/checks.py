@@ -178,6 +178,20 @@ def min_nodes_of(value: object, nodes: int, restarts: int) -> int:
     return value
 
 
+def hang_of(value: object) -> str:
+    """What a rank that hangs brings about; raises UserErrorException for anything but "report" and "end"."""
+    if value not in ("report", "end"):
+        raise UserErrorException(f"hang is 'report' or 'end', not {value!r}.")
+    return str(value)
+
+
+def flag_of(name: str, value: object) -> bool:
+    """A setting that is on or off; raises UserErrorException for anything but True and False."""
+    if not isinstance(value, bool):
+        raise UserErrorException(f"{name} is True or False, not {value!r}.")
+    return value
+
+
 def grace_of(value: object, resumes: bool) -> float:
     """The seconds that a script has to end; `resumes` says that it may save its state to go on later."""
     if value is None:

@@ -14,6 +14,7 @@ from typing import TextIO
 from trainkit import outcome, runfiles
 from trainkit.boot.rundir import TERMINAL, RunDir, read_json
 from trainkit.rundetails import look, url
+from trainkit.sentences import describe
 
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.01, 0.2
 _LOOK_SECONDS = 2.0  # how often a waiter sees to it that the run is looked after
@@ -109,7 +110,7 @@ class Console:
         verdict = (read_json(self.run_dir.state, "status") or {}).get("verdict")
         if verdict:
             log = f"\nLog: {verdict['log']}" if verdict.get("log") else ""
-            self._write(f"Error: {verdict.get('summary') or outcome.describe(verdict)}{log}\n")
+            self._write(f"Error: {verdict.get('summary') or describe(verdict)}{log}\n")
         self._write("\n")
 
     def _title(self, text: str) -> None:

@@ -102,9 +102,9 @@ class Driver:
             self._queue(self.slots)
             attempt = self._start(interpreter, boot)
         while True:
-            lost = self._watch(attempt)
+            lost, words = self._watch(attempt)
             attempt = self._launched() or attempt  # the cluster may have started its allocation again by itself
-            status, verdict, records = judged(self.run, attempt, lost)
+            status, verdict, records = judged(self.run, attempt, lost, words)
             if not restarts.may_restart(self.run, self.job, verdict):
                 break
             attempt = self._restart(attempt, str((verdict or {})["summary"]))
@@ -216,25 +216,29 @@ class Driver:
             if not link.is_symlink() and not link.exists():
                 link.symlink_to(folder, target_is_directory=True)
 
-    def _watch(self, attempt: AttemptDir) -> str:
-        """Wait for the job's end; why it is lost where it is, else nothing."""
+    def _watch(self, attempt: AttemptDir) -> tuple[str, str]:
+        """Wait for the job's end; why it is lost where it is, else nothing, and the cluster's words on its end."""
         launcher, handle = self._launcher(), (read_json(attempt.handle, "handle") or {})["handle"]
         if self.stage[0] != "Running":
             self._say("Running")
-        asked, begun, pause, life = 0.0, time.monotonic(), 0.01, Life(attempt)
+        asked, begun, pause, life = 0.0, time.monotonic(), 0.01, Life(self.run, attempt)
         while True:
             status = launcher.poll(handle)
             if status.phase == "ended":
-                return ""
+                return "", status.words
             if status.phase == "lost":
-                return status.words or "the cluster no longer knows the job"
+                return status.words or "the cluster no longer knows the job", ""
             if status.phase == "queued":
                 self._say("Queued", status.words)
+                life.begin_again()
             elif self.stage[0] == "Queued":
                 self._say("Running", status.words)
-            if silent := life.lost():
-                launcher.cancel(handle)
-                return silent
+            if status.phase == "running" and (silent := life.lost()):
+                again = getattr(launcher, "again", None)  # of one whose cluster starts a job again by itself
+                if not again or self.run.cancel.exists() or not again(handle):
+                    launcher.cancel(handle)
+                    return silent, ""
+                life.begin_again()
             if self.run.cancel.exists() and time.monotonic() - asked > _CANCEL_AGAIN_SECONDS:
                 asked = time.monotonic()
                 launcher.cancel(handle)

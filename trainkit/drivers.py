@@ -21,17 +21,23 @@ _spawned: list[subprocess.Popen[bytes]] = []  # this process's drivers, kept to 
 def spawn(run_dir: str | Path) -> None:
     """Start a detached driver for the run; it ends at once if another one has the run."""
     run = RunDir(run_dir)
-    from trainkit.boot.ranks import without_ranks
-
     os.close(os.open(run.driver_lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     os.utime(run.driver_lock)
     _spawned[:] = [driver for driver in _spawned if driver.poll() is None]
     with os.fdopen(os.open(run.driver_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         driver = subprocess.Popen(
             [sys.executable, "-m", "trainkit.driver", str(run.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, cwd=str(run.path), env=without_ranks(os.environ),
+            start_new_session=True, cwd=str(run.path), env=_environment(),
         )  # fmt: skip
     _spawned.append(driver)
+
+
+def _environment() -> dict[str, str]:
+    """A driver's: nothing of who the client is, but of where its cluster is, and of the allocation that it holds."""
+    from trainkit.boot.ranks import without_ranks
+
+    kept = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS", "SLURM_JOB_ID")
+    return {**without_ranks(os.environ), **{name: os.environ[name] for name in kept if name in os.environ}}
 
 
 def ensure(run_dir: str | Path) -> None:

@@ -10,6 +10,7 @@ from trainkit import outcome
 from trainkit.boot import processes
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.job import Job
+from trainkit.sentences import tail
 
 GRACE_SECONDS = 3.0  # for ranks whose agent was killed: they see it, and end what they have started
 _FENCED_SECONDS = 10.0  # after which a node that hears nothing of its head has begun to end its ranks
@@ -19,10 +20,10 @@ _MOST_RECORDS = 256
 Records = list[dict[str, Any]]
 
 
-def judged(run: RunDir, attempt: AttemptDir, lost: str) -> tuple[str, dict[str, Any] | None, Records]:
+def judged(run: RunDir, attempt: AttemptDir, lost: str, words: str = "") -> tuple[str, dict[str, Any] | None, Records]:
     """The status that the run has now, the verdict where it failed, and the ranks' records.
 
-    `lost` says why nobody can tell how the job ended, if so.
+    `lost` says why nobody can tell how the job ended, if so; `words` are the cluster's on its end.
     """
     job = Job.from_json(read_json(attempt.job, "interpreter") or {})
     if lost and attempt.beat.exists():
@@ -32,6 +33,9 @@ def judged(run: RunDir, attempt: AttemptDir, lost: str) -> tuple[str, dict[str, 
         processes.sweep("TRAINKIT_RUN_ID", job.run_id, grace=GRACE_SECONDS)
     records = outcome.records_of(attempt)
     status, verdict = outcome.judge(job.world_size, records, ends, lost, run.cancel.exists(), job.nodes)
+    if verdict is not None and words and not lost and not ends and not records:
+        began = any(attempt.agent(node).exists() for node in range(job.nodes))
+        verdict.update(kind="lost" if began else "launch", message=words, summary=words + ".")
     return status, _explained(verdict, run, attempt), records
 
 
@@ -48,7 +52,7 @@ def _explained(verdict: dict[str, Any] | None, run: RunDir, attempt: AttemptDir)
     """The verdict with what no rank's record can say: what its agent printed, and that the disk is full."""
     if verdict is not None and verdict["kind"] in ("lost", "launch") and not verdict.get("log"):
         log = attempt.agent_log(int(verdict.get("node") or 0))
-        verdict.update(log=str(log), tail=outcome.tail(log))
+        verdict.update(log=str(log), tail=tail(log))
         if shutil.disk_usage(run.path).free < _FULL_BYTES:
             verdict["summary"] += f" The disk of {run.path.parents[2]} is full."
     return verdict

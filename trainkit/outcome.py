@@ -16,6 +16,7 @@ from trainkit.boot.newrun import SUBMITTED, read_record
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json, read_lines
 from trainkit.errors import WorkspaceException
 from trainkit.job import is_rank
+from trainkit.sentences import exit_words, ranks, summary, tail
 
 Record = Mapping[str, Any]
 _LOST_PEER = re.compile(
@@ -25,11 +26,18 @@ _LOST_PEER = re.compile(
     re.IGNORECASE,
 )
 _LOST_TYPES = ("DistNetworkError", "DistBackendError", "DistStoreError", "HorovodInternalError", "BrokenPipeError")
-_TAIL_LINES = 20
 RUN_AGAIN = 75  # a rank's exit code: it was preempted, has saved its state, and asks to be run again
 HOW_TO_GO_ON = ". Submit it with resume_from=RUN to go on, and with max_restarts=N to have that done by itself."
-CURABLE = ("exception", "exit", "signal", "memory", "lost", "preempted", "machine")  # kinds that a restart may help
-_SENTENCE_CHARACTERS = 300  # of an exception's message in the one sentence; the traceback has it all
+CURABLE = (
+    "exception",
+    "exit",
+    "signal",
+    "memory",
+    "lost",
+    "preempted",
+    "machine",
+    "hang",
+)  # kinds that a restart may help
 
 
 def ok(record: Record) -> bool:
@@ -77,7 +85,7 @@ def judge(
     words why nobody can say how the job ended, `canceled` that somebody asked for its end.
     """
     complete = len(records) == world_size and all(ok(r) for r in records)
-    if complete:
+    if complete or _went_on(ends):
         return "Completed", None
     if canceled:
         return "Canceled", None
@@ -94,10 +102,12 @@ def judge(
         return "Failed", _verdict("timeout", summary=f"The run was ended by its {reason}.")
     record = cause(records)
     by_itself = record is not None and not _only_obeyed(record) and record.get("exit_code") != RUN_AGAIN
-    if record is not None and by_itself and not (gone and lost_peer(record)):
+    if record is not None and by_itself and not (gone and (lost_peer(record) or not record.get("exception"))):
         return "Failed", of_rank(record, records)
-    if gone:
+    if gone and troubled.get("node") != gone["node"]:
         return "Failed", _without_node(gone, records)
+    if hung := next((str(e["hung"]) for e in ends if e.get("hung")), ""):
+        return "Failed", _verdict("hang", summary=hung)
     again = [r for r in records if r.get("exit_code") == RUN_AGAIN]
     if again:
         return "Failed", _preempted(min(again, key=_when), records)
@@ -107,6 +117,15 @@ def judge(
         return "Failed", _verdict(kind, node=troubled["node"], message=problem, summary=problem)
     silent = sorted(set(range(nodes)) - {int(e["node"]) for e in ends})
     return "Failed", _unexplained(missing, silent, ends, records)
+
+
+def _went_on(ends: Sequence[Record]) -> bool:
+    """Whether a spread that replaces ranks by itself says that all is well: records of replaced ones do not count."""
+    return any(
+        e.get("elastic") and not e.get("problem") and not e.get("reason") and e.get("commands")
+        and all(c.get("status") == 0 for c in e["commands"])
+        for e in ends
+    )  # fmt: skip
 
 
 def _without_node(gone: Record, records: Sequence[Record]) -> dict[str, Any]:
@@ -141,35 +160,23 @@ def _unexplained(
             if status not in (0, None) and is_rank(command["argv"]) and 0 < status < 128 and missing:
                 return _verdict(
                     "launch", node=end["node"], exit_code=status, rank=missing[0] if len(missing) == 1 else None,
-                    summary=f"The process of {_ranks(missing)} exited with code {status} and left no record.",
+                    summary=f"The process of {ranks(missing)} exited with code {status} and left no record.",
                 )  # fmt: skip
             if status not in (0, None) and not is_rank(command["argv"]):
                 name = "torchrun" if "torch.distributed.run" in command["argv"] else Path(command["argv"][0]).name
-                words = _exit_words(status)
+                words = exit_words(status)
                 return _verdict(
                     "lost", node=end["node"], exit_code=status,
                     summary=f"{name} of node {end['node']} {words}; no rank failed by itself.",
                 )  # fmt: skip
     if missing:
-        verdict = _verdict("lost", summary=f"{_ranks(missing)} ended without a record: killed from outside.")
+        verdict = _verdict("lost", summary=f"{ranks(missing)} ended without a record: killed from outside.")
         verdict["rank"] = missing[0] if len(missing) == 1 else None
         return verdict
     first = min(records, key=_when, default=None)
     reason = next((str(end["reason"]) for end in ends if end.get("reason")), "")
     words = f"The ranks were ended: {reason or 'nobody said why'}."
     return _verdict("lost", log=first.get("log") if first else None, summary=words)
-
-
-def _ranks(ranks: Sequence[int]) -> str:
-    return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
-
-
-def _exit_words(status: int) -> str:
-    from trainkit.boot.processes import signal_name
-
-    if status < 0 or status > 128:
-        return f"was killed by {signal_name(-status if status < 0 else status - 128)}"
-    return f"exited with code {status}"
 
 
 def _verdict(kind: str, **values: Any) -> dict[str, Any]:
@@ -183,7 +190,7 @@ def of_rank(record: Record, records: Sequence[Record] = ()) -> dict[str, Any]:
     verdict = _verdict(_kind(record), **{key: record.get(key) for key in keys})
     verdict["victims"] = sorted(int(r["rank"]) for r in records if not ok(r) and r["rank"] != record["rank"])
     verdict["tail"] = tail(Path(str(record["log"]))) if record.get("log") else []
-    verdict["summary"] = _summary(verdict)
+    verdict["summary"] = summary(verdict)
     return verdict
 
 
@@ -195,56 +202,6 @@ def _kind(record: Record) -> str:
     if record.get("signal"):
         return "signal"
     return "exception" if record.get("exception") else "exit"
-
-
-def _summary(verdict: Record) -> str:
-    """One sentence: which rank, what, where."""
-    who = f"rank {verdict['rank']}"
-    place = f" at {verdict['file']}:{verdict['line']}" if verdict.get("file") else ""
-    if verdict.get("exception"):
-        message = str(verdict.get("message") or "").strip().splitlines()
-        what = f"{verdict['exception']}: {_short(message[0])}" if message else str(verdict["exception"])
-        extra = " (out of memory)" if verdict["kind"] == "memory" else ""
-        return f"{who} failed with {what}{extra}{place}"
-    if verdict.get("signal"):
-        extra = ", by the kernel, for want of memory" if verdict["kind"] == "memory" else ""
-        return f"{who} was killed by {verdict['signal']}{extra}{place}"
-    threads = verdict.get("threads") or []
-    thread = f" after its thread {threads[0]['thread']} had failed with {threads[0]['exception']}" if threads else ""
-    return f"{who} exited with code {verdict.get('exit_code')}{thread}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SENTENCE_CHARACTERS else text[:_SENTENCE_CHARACTERS] + " ..."
-
-
-def tail(log: Path, lines: int = _TAIL_LINES) -> list[str]:
-    """The last lines of a log."""
-    try:
-        with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 16384))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
-    except OSError:
-        return []
-
-
-def describe(verdict: Record) -> str:
-    """A verdict as people read it: the sentence, the traceback or last lines, victims, the log."""
-    parts = [str(verdict.get("summary") or "The run failed.")]
-    if verdict.get("stage") not in (None, "Running"):
-        parts[0] += f" (stage: {verdict['stage']})"
-    if verdict.get("traceback"):
-        parts.append(str(verdict["traceback"]).rstrip())
-    elif verdict.get("output"):
-        parts.append(str(verdict["output"]).rstrip())
-    elif verdict.get("tail"):
-        parts.append("Last lines of its log:\n" + "\n".join("  " + line for line in verdict["tail"]))
-    if verdict.get("victims"):
-        parts.append(f"Victims, which failed or were ended because of it: {_ranks(verdict['victims'])}.")
-    if verdict.get("log"):
-        parts.append(f"Log: {verdict['log']}")
-    return "\n".join(parts)
 
 
 def records_of(attempt: AttemptDir) -> list[dict[str, Any]]:

@@ -71,6 +71,7 @@ class Plan:
             "max_run_duration_seconds": self.job.max_seconds or None,
             "max_restarts": self.job.max_restarts,
             "min_nodes": self.job.min_nodes,
+            "hang": self.job.hang,
             "grace_seconds": self.job.grace_seconds,
             "resume_from": record_of(self.resume_from),
             "source_directory": str(self.source),
@@ -225,5 +226,7 @@ def _job(
         max_seconds=checks.seconds_of(run.max_run_duration_seconds),
         grace_seconds=checks.grace_of(run.grace_seconds, bool(restarts) or config.loop is not None),
         max_restarts=restarts,
+        hang=checks.hang_of(run.hang),
+        preflight=checks.flag_of("preflight", run.preflight),
         min_nodes=checks.min_nodes_of(run.min_nodes, world.nodes, restarts),
     )

@@ -22,6 +22,7 @@ from trainkit.errors import (
     UserErrorException,
 )
 from trainkit.recorded import RecordedRun
+from trainkit.sentences import describe
 
 if TYPE_CHECKING:
     from trainkit.experiment import Experiment
@@ -112,7 +113,7 @@ class Run(RecordedRun):
         run failed (unless `raise_on_error` is False); a canceled run raises nothing. Ctrl-C ends the waiting, not the
         run, and raises ExperimentExecutionException.
         """
-        from trainkit import console, outcome
+        from trainkit import console
 
         part = self._inside or (self._session is not None and not self._session.ended)
         if part and not self._dir.state.exists():
@@ -134,7 +135,7 @@ class Run(RecordedRun):
         state = read_json(self._dir.state, "status") or {}
         if state.get("status") == "Failed" and raise_on_error:
             verdict = state.get("verdict") or {}
-            raise ActivityFailedException(outcome.describe(verdict), verdict)
+            raise ActivityFailedException(describe(verdict), verdict)
         return self.get_details()
 
     def cancel(self) -> None:

@@ -68,6 +68,8 @@ class RunConfiguration:
     max_run_duration_seconds: float | None = MAX_RUN_SECONDS
     max_restarts: int = 0
     min_nodes: int = 0  # a restart may go on with so many nodes where no more are left; 0: with all of them
+    hang: str = "report"  # what a rank that holds the others up brings about: "report", or "end" of the job
+    preflight: bool = True  # nodes of several machines compare notes before the ranks start
     grace_seconds: float | None = None  # None: 30 where the job may go on later (a loop, restarts), else 4
     docker: DockerConfiguration = field(default_factory=DockerConfiguration)
 
@@ -97,7 +99,9 @@ class ScriptRunConfig:
     on fewer nodes where some were lost, but at least `min_nodes` (0: all). When it is asked to end it has
     `grace_seconds` for that. `resume_from` is a run, its directory, a folder of checkpoints or one of them, which loops
     go on from and scripts find in TRAINKIT_RESUME_FROM. `use_gpu` is True (GPUs where the target has them, one a rank),
-    False (GPUs are hidden) or "required". Files are checked at submit.
+    False (GPUs are hidden) or "required". A rank that holds the others up is reported with its stacks (`hang="report"`)
+    or ends the job (`hang="end"`). On several machines the nodes are compared before the ranks start, unless
+    `preflight` is False. Files are checked at submit.
     Raises RunConfigurationException where `distributed_job_config` is of another type.
     """
 
@@ -132,6 +136,8 @@ class ScriptRunConfig:
         max_restarts: int | None = None,
         min_nodes: int | None = None,
         grace_seconds: float | None = None,
+        hang: str | None = None,
+        preflight: bool | None = None,
     ) -> None:
         run = run_config if run_config is not None else RunConfiguration()
         _check_type(run, RunConfiguration, "run_config")
@@ -143,6 +149,8 @@ class ScriptRunConfig:
             "docker": docker_runtime_config,
             "max_restarts": max_restarts,
             "min_nodes": min_nodes,
+            "hang": hang,
+            "preflight": preflight,
             "grace_seconds": grace_seconds,
         }
         changes = {name: value for name, value in changes.items() if value is not None}

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainkit import events, outcome, runfiles
 from trainkit.boot.rundir import TERMINAL, RunDir, read_json
+from trainkit.sentences import describe
 
 
 def look(run_dir: RunDir) -> tuple[str, str]:
@@ -58,7 +59,7 @@ def details(run_dir: RunDir, record: Mapping[str, Any], standing: Mapping[str, s
         "submittedBy": record.get("user"),
     }
     if verdict:
-        found["error"] = {**verdict, "text": outcome.describe(verdict)}
+        found["error"] = {**verdict, "text": describe(verdict)}
     left_out = (record.get("snapshot") or {}).get("left_out")
     if left_out:
         found["warnings"] = [{"source": "snapshot", "message": f"left out: {', '.join(map(str, left_out))}"}]

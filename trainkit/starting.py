@@ -38,9 +38,13 @@ def write_key(path: Path) -> None:
 class Life:
     """The signs of life that the head's agent leaves in its attempt's folder, as this process sees them."""
 
-    def __init__(self, attempt: AttemptDir) -> None:
-        self._attempt = attempt
+    def __init__(self, run: RunDir, attempt: AttemptDir) -> None:
+        self._run, self._attempt, self._over = run, attempt, 0
         self._last, self._seen, self._looked = "", time.monotonic(), 0.0
+
+    def begin_again(self) -> None:
+        """The job waits to be started: signs of its attempts so far count no more."""
+        self._over = self._over or max(attempt.number for attempt in self._run.attempts())
 
     def lost(self) -> str:
         """Why the head has to be given up; empty while it lives, has said how it ended, or never gave a sign."""
@@ -48,6 +52,12 @@ class Life:
         if now - self._looked < 1.0:
             return ""
         gap, self._looked = now - self._looked, now
+        newest = self._run.attempts()[-1]
+        if newest.number > self._attempt.number and newest.handle.exists():  # the cluster has started the job again
+            self._attempt, self._over = newest, 0
+            self._last, self._seen = "", now
+        if self._attempt.number <= self._over and self._attempt.beat.exists():
+            return ""
         try:
             sign = self._attempt.beat.read_text()
         except OSError:

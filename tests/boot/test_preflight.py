@@ -16,7 +16,7 @@ import pytest
 
 from trainkit.boot import findings, gpuhealth, links, nodefacts, preflight
 from trainkit.boot.gathering import Gathering
-from trainkit.boot.rundir import AttemptDir, RunDir, make_private, read_json
+from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.errors import LaunchError
 from trainkit.job import Job
 from trainkit.starting import write_key
@@ -198,6 +198,7 @@ def attempt(tmp_path: Path) -> AttemptDir:
         make_private(folder)
     (run.code / "train.py").write_text("print()\n")
     write_key(found.key)
+    publish(found.handle, {"handle": "a test's"})
     return found
 
 

@@ -192,7 +192,7 @@ class Nodes:
 
     def tick(self) -> list[dict[str, Any]]:
         for watch in self.watches:
-            watch.tick()
+            watch.step()
         return list(read_lines(self.record))
 
     def close(self) -> None:

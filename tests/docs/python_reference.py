@@ -87,7 +87,8 @@ OTHERS = {
     "trainkit.submit": ("plan",),
     "trainkit.dryrun": ("dry_run", "preview"),
     "trainkit.events": ("metrics", "points"),
-    "trainkit.outcome": ("describe", "status_of"),
+    "trainkit.outcome": ("status_of",),
+    "trainkit.sentences": ("describe",),
 }
 
 

@@ -18,18 +18,18 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from trainkit.boot import processes
 from trainkit.boot.channel import Channel, Message
+from trainkit.boot.failing import Failing
 from trainkit.boot.formation import formation
 from trainkit.boot.gathering import Gathering
 from trainkit.boot.identity import job_environment, node_environment
+from trainkit.boot.parts import Part, parts_of
 from trainkit.boot.ranks import without_ranks
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.boot.shims import ranks_below
-from trainkit.errors import LaunchError, TrainkitError
+from trainkit.errors import TrainkitError
 from trainkit.job import Job, Node
 
-HANDLE_SECONDS = 30.0  # for the driver to record its handle
-BEAT_SECONDS = 2.0  # between two signs of life of the head, for a driver that can see its files
 GRACE_SECONDS = 5.0  # between a request to end and the kill, at least
 _FAREWELL_SECONDS = 2.0  # for the other nodes' agents to end once the head has told them that all is over
 _MORE_SECONDS = 1.0  # for ranks to report what became of their scripts
@@ -58,20 +58,26 @@ class Agent:
     end: Reserved  # its report, which no full disk hides
     on_network: bool = False
     channel: Optional[Channel] = None
-    relay: Any = None
+    parts: List[Part] = field(default_factory=list)  # what else is done here while the ranks run
     environment: Dict[str, str] = field(default_factory=dict)  # of everything that is started here
     started: List[_Started] = field(default_factory=list)
     inbox: List[Tuple[int, Message]] = field(default_factory=list)  # came before the ranks were started
     names: Tuple[str, ...] = ()  # of all nodes
+    hung: str = ""  # which rank held the others up, where that is why the job was ended
     reason: str = ""  # why the ranks were asked to end before they had
     lost: Dict[str, Any] = field(default_factory=dict)  # the first node that was lost: its rank, name, and why
     stopping: float = 0.0  # when the ranks were asked to end; 0 while they run
     victims_until: float = 0.0
     done: Dict[int, bool] = field(default_factory=dict)  # nodes whose commands have all ended
     over: float = 0.0  # when the head said, or was told, that all nodes are done
-    beaten: float = 0.0
     asked: bool = False
     grace: float = GRACE_SECONDS
+    elastic: bool = False  # the spread goes on by itself without ranks and nodes that are lost
+    failing: Failing = field(init=False)
+
+    def __post_init__(self) -> None:
+        first = self.node * self.job.ranks_per_node
+        self.failing = Failing(self.attempt, range(first, first + self.job.ranks_per_node))
 
     def run(self) -> None:
         """Live through the whole job, then say how it ended."""
@@ -80,8 +86,6 @@ class Agent:
         gathering = Gathering(self.job, self.attempt, self.node, self.on_network, lambda: self.asked)
         problem, transient = "", False
         try:
-            if self.node == 0:
-                self._await_handle()
             try:
                 node = gathering.meet()
             finally:
@@ -102,19 +106,11 @@ class Agent:
         commands = [{"argv": list(s.argv), "status": s.status} for s in self.started]
         name = self.names[self.node] if self.names else gathering.name
         end = {"node": self.node, "name": name, "ended": time.time(), "problem": problem, "commands": commands}
-        self.end.publish({**end, "transient": transient, "reason": self.reason, "lost": self.lost})
+        told = {"reason": self.reason, "lost": self.lost, "hung": self.hung, "elastic": self.elastic}
+        self.end.publish({**end, **told, "transient": transient})
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.asked = True
-
-    def _await_handle(self) -> None:
-        deadline = time.monotonic() + HANDLE_SECONDS
-        while not self.attempt.handle.exists():
-            if self.asked:
-                raise LaunchError("Asked to end before the job began.")
-            if time.monotonic() > deadline:
-                raise LaunchError("The driver has not recorded this launch: it ended before the job began.")
-            time.sleep(0.01)
 
     def _spread(self, node: Node) -> None:
         """Start this node's commands."""
@@ -126,13 +122,13 @@ class Agent:
         environment.update(node_environment(self.job, self.node, bool(node.machines)))
         environment.pop("PYTHONINSPECT", None)  # would make a prompt of every script's end
         self.environment = environment
-        if node.machines and self.channel is not None:
-            from trainkit.boot.relay import Relay
-
-            self.relay = Relay(self.node, self.names, self.channel.send, self._start)
-            environment.update(self.relay.environment())
+        self.parts = parts_of(self.job, self.attempt, node, self.channel, self.on_network, self._start)
+        for part in self.parts:
+            environment.update(part.environment())
         make_private(self.attempt.logs)
-        for command in spread(self.job.spread)(self.job, node):
+        commands = spread(self.job.spread)
+        self.elastic = bool(getattr(commands, "owns_restarts", False))
+        for command in commands(self.job, node):
             process = self._start(command.argv, command.environment, sys.stdout.fileno())
             self.started.append(_Started(list(command.argv), process))
 
@@ -148,7 +144,7 @@ class Agent:
         while True:
             self._note_ends()
             self._note_messages()
-            self._beat()
+            self._do_parts()
             if self.asked:
                 self._stop("canceled")
             if time.monotonic() > limit:
@@ -171,6 +167,8 @@ class Agent:
                 command.status = command.process.returncode
                 if command.status != 0 and not self.stopping and not self.victims_until:
                     self._failed()
+        if not (self.stopping or self.victims_until or self.elastic) and self.failing.any():
+            self._failed()
 
     def _failed(self) -> None:
         self.victims_until = time.monotonic() + VICTIM_SECONDS
@@ -183,42 +181,41 @@ class Agent:
         arrived, self.inbox = self.inbox + self.channel.received(), []
         for node, message in arrived:
             kind = message["type"]
-            if self.relay is not None and self.relay.take(node, message):
+            if any(part.take(node, message) for part in self.parts):
                 continue
             if kind == "done":
-                self.done[node] = True
+                self.done[node] = bool(message.get("own", True))
             elif kind == "end":
                 self.over = time.monotonic()
             elif kind == "stop":
-                self._stop(message.get("reason") or "the head asked for it")
+                self._stop(message.get("reason") or "the head asked for it", message.get("save", True))
             elif kind == "lost":
                 self._note_lost(node, message.get("why", ""))
             elif kind == "failed" and not self.victims_until:
                 self.victims_until = time.monotonic() + VICTIM_SECONDS
                 self.reason = message.get("reason") or ""
-        if self.relay is not None:
-            self.relay.step()
+
+    def _do_parts(self) -> None:
+        for part in self.parts:
+            part.step()
+            if part.ended_by and not self.stopping:
+                self.hung = part.ended_by
+                self._stop(part.ended_by, save=False)
 
     def _note_lost(self, node: int, why: str) -> None:
         """A node is gone: so is the job, unless that node had nothing left to do."""
+        for part in self.parts:
+            part.lost(node)
         if self.over or (self.node == 0 and self.done.get(node)):
             return
+        if self.elastic and self.channel is not None:
+            left = 1 + len(self.channel.peers())
+            if self.node == 0 and left >= (self.job.min_nodes or self.job.nodes):
+                self.done[node] = True
+                return
         if not self.stopping:
             self.lost = {"node": node, "name": self.names[node], "why": why}
-            self._stop("node %d (%s) was lost: %s" % (node, self.names[node], why))
-
-    def _beat(self) -> None:
-        """The head's sign of life, in a file; and the end of one that was given up while it slept."""
-        now = time.monotonic()
-        if self.node != 0 or not self.on_network or now - self.beaten < BEAT_SECONDS:
-            return
-        self.beaten = now
-        try:
-            self.attempt.beat.write_text("%.3f" % now)
-        except OSError:  # a full disk
-            pass
-        if self.attempt.next().handle.exists():
-            self._stop("the job was started again without this node")
+            self._stop("node %d (%s) was lost: %s" % (node, self.names[node], why), save=False)
 
     def _others_done(self) -> bool:
         """Whether the other nodes have ended too; the head waits for all, the others only for its word."""
@@ -227,7 +224,8 @@ class Agent:
         if self.node != 0:
             if not self.done.get(self.node):
                 self.done[self.node] = True
-                self.channel.send({"type": "done", "node": self.node})
+                # a node without commands of its own may yet have ranks: those that mpirun starts there
+                self.channel.send({"type": "done", "node": self.node, "own": bool(self.started)})
             return bool(self.over or self.stopping)
         self.done[0] = True
         if not self.over and not self.stopping and len(self.done) == self.job.nodes:
@@ -238,15 +236,15 @@ class Agent:
             return bool(late or not self.channel.peers())
         return False
 
-    def _stop(self, reason: str) -> None:
-        """Ask everything that runs to end, on all nodes."""
+    def _stop(self, reason: str, save: bool = True) -> None:
+        """Ask everything that runs to end, on all nodes; `save` where the ranks still can save their state together."""
         if self.stopping:
             return
         self.stopping, self.reason = time.monotonic(), reason
-        if reason != _FAILED:  # after a failure there is nobody to save a state with
+        if save and reason != _FAILED:  # after a failure there is nobody to save a state with
             self.grace = max(GRACE_SECONDS, self.job.grace_seconds + _MORE_SECONDS)
         if self.channel is not None:
-            self.channel.send({"type": "stop", "reason": reason})
+            self.channel.send({"type": "stop", "reason": reason, "save": save})
         ranks = ranks_below(os.getpid(), self.job.run_id) if self.grace > GRACE_SECONDS else []
         for pid in ranks:  # mpirun would kill them a second after it was asked to end
             os.kill(pid, signal.SIGTERM)
@@ -260,8 +258,8 @@ class Agent:
             if command.process.poll() is None:
                 command.process.kill()
             command.status = command.process.wait()
-        if self.relay is not None:
-            self.relay.close()
+        for part in self.parts:
+            part.close()
         processes.end_children()
 
 
@@ -279,6 +277,7 @@ def main(argv: List[str]) -> int:
     publish(attempt.agent(node), here)
     job = read_json(attempt.job)
     if job is None:
+        sys.stderr.write("There is no %s on %s: is the run directory not shared?\n" % (attempt.job, here["name"]))
         return 1
     end = Reserved(attempt.agent_end(node), _REPORT_BYTES)
     Agent(Job.from_json(job), attempt, node, end, "network" in argv[3:]).run()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type, TypeVar
+from typing import Any, ContextManager, Dict, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
 from trainkit.boot import files
 from trainkit.boot.metriclog import MetricLog
@@ -115,6 +115,20 @@ class RunContext(MetricLog):
     def world_size(self) -> int:
         """How many ranks the job has."""
         return self._rank.world_size
+
+    # --- what this rank does now
+
+    def phase(self, name: str) -> None:
+        """Say what this rank does from now on, such as "tokenise": told where the others wait for it too long."""
+        from trainkit.boot.pulse import current
+
+        current().declare(str(name))
+
+    def waiting(self) -> ContextManager[None]:
+        """`with run.waiting():` around a barrier of the script's own: the rank that others wait for is named."""
+        from trainkit.boot.pulse import current
+
+        return current().waiting()
 
     # --- tags and properties
 

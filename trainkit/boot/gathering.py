@@ -19,6 +19,7 @@ from trainkit.boot.rundir import AttemptDir, read_json
 from trainkit.errors import LaunchError
 from trainkit.job import Job, Node
 
+HANDLE_SECONDS = 30.0  # for the driver to record its handle
 GATHER_SECONDS = 60.0  # for all nodes to report to the head
 _LOOPBACK = "127.0.0.1"
 
@@ -40,10 +41,12 @@ class Gathering:
 
     def meet(self) -> Node:
         """Meet the others. Raises LaunchError where a node cannot come, or where the nodes do not agree."""
+        if self.node == 0:
+            self._await_handle()
         if self.job.nodes == 1:
             self.names = (self.name,)
             address = self._addresses()[0] if self.on_network else _LOOPBACK
-            return Node(0, self.names, address, self._port(), self._interface(address))
+            return Node(0, self.names, address, self._port(), self._interface(address), (0,) if self.on_network else ())
         facts = self._lead() if self.node == 0 else self._follow()
         self._preflight(facts)
         own = facts["head"] if self.node == 0 else self._channel(NodeChannel).local
@@ -52,6 +55,16 @@ class Gathering:
             self.node, self.names, facts["head"], facts["port"], self._interface(own),
             machines if len(set(machines)) > 1 else (),
         )  # fmt: skip
+
+    def _await_handle(self) -> None:
+        """The driver has to record this launch first: else another driver would launch the job again."""
+        deadline = time.monotonic() + HANDLE_SECONDS
+        while not self.attempt.handle.exists():
+            if self.asked():
+                raise LaunchError("Asked to end before the job began.")
+            if time.monotonic() > deadline:
+                raise LaunchError("The driver has not recorded this launch: it ended before the job began.")
+            time.sleep(0.01)
 
     def _channel(self, kind: Any) -> Any:
         assert isinstance(self.channel, kind)

@@ -2,7 +2,7 @@
 
 The head decides (`trainkit.boot.stuck`), has every node ask its ranks for their stacks, and appends what was found to
 hangs.jsonl of the attempt; then `ended_by` says in one sentence why the job should end, where that was asked for.
-Nothing here waits: `tick` is called in the agent's loop.
+Nothing here waits: `step` is called in the agent's loop.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ class Hangs:
         self._stacks: Dict[int, Dict[str, str]] = {}  # by node
         self._reported: Dict[int, Pulse] = {}  # the last word of ranks that were named
 
-    def tick(self) -> None:
+    def environment(self) -> Dict[str, str]:
+        """Nothing: a rank's page is found by its process."""
+        return {}
+
+    def step(self) -> None:
         """Look, tell and decide, if it is time to."""
         now = time.monotonic()
         if self._asked and now - self._asked >= _DUMP_SECONDS:
@@ -78,6 +82,9 @@ class Hangs:
         else:
             return False
         return True
+
+    def lost(self, node: int) -> None:
+        """Nothing: the agent sees to it."""
 
     def close(self) -> None:
         """Let go of the ranks' pages."""
@@ -158,7 +165,7 @@ def watch(job: Job, attempt: AttemptDir, node: int, names: Sequence[str], channe
         if channel is not None:
             channel.send(message, to)
 
-    end = getattr(job, "hang", "") == "end"
+    end = job.hang == "end"
     return Hangs(job, attempt, node, names, send, partial(ranks_below, os.getpid(), job.run_id), end)
 
 

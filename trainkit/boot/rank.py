@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from trainkit.boot import processes, script
+from trainkit.boot import processes, pulse, script
 from trainkit.boot.identity import rank_environment
 from trainkit.boot.ranks import Rank, rank_from
 from trainkit.boot.reserved import Reserved
@@ -45,6 +45,7 @@ class _Shim:
         self.log = os.open(attempt.rank_log(rank.rank), flags, 0o600)
         self.report = _memory_file("report")
         self.stacks = _memory_file("stacks")
+        self.pulse = pulse.Page.make(rank.rank)
 
     def run(self) -> int:
         """Run the script; the exit status that the starter of this rank should see."""
@@ -111,6 +112,7 @@ class _Shim:
         os.dup2(self.log, 1)
         os.dup2(self.log, 2)
         faulthandler.enable(file=self.stacks, all_threads=False)
+        pulse.adopt(self.pulse)
         script.watch_threads()
         code, me = 0, os.getpid()
         try:

@@ -77,6 +77,8 @@ class Relay:
         self._count = 0
         self._gone: Set[int] = set()
 
+    ended_by = ""
+
     def environment(self) -> Dict[str, str]:
         """What local programs need to find this relay."""
         return {"TRAINKIT_RELAY": self._address}

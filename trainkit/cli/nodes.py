@@ -21,6 +21,7 @@ from trainkit.compute import resolve
 from trainkit.errors import LaunchError, UserErrorException
 from trainkit.job import Job, Launcher
 from trainkit.options import launcher_of
+from trainkit.sentences import tail
 from trainkit.starting import write_key
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _ended_badly(job: Job, attempt: AttemptDir) -> Iterator[str]:
     if len(records) == job.world_size and all(outcome.ok(record) for record in records):
         return
     _, verdict = outcome.judge(job.world_size, records, ends, nodes=job.nodes)
-    last = "; ".join(outcome.tail(attempt.agent_log(0))[-1:])
+    last = "; ".join(tail(attempt.agent_log(0))[-1:])
     yield str((verdict or {}).get("summary", "")) + (f" (node 0: {last})" if last else "")
 
 

@@ -144,7 +144,7 @@ def _stages(run: dict[str, Any]) -> str:
 def _why(run: dict[str, Any]) -> str:
     if not run["verdict"]:
         return ""
-    from trainkit.outcome import describe
+    from trainkit.sentences import describe
 
     return describe(run["verdict"])
 

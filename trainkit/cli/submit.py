@@ -47,6 +47,9 @@ def _options(function: Any) -> Any:
                help="Start the job again so often where ranks fail, are killed, or end with code 75."),
         option("--min-nodes", type=click.IntRange(0), default=0,
                help="Let a restart go on with so many nodes where others were lost; else it needs all."),
+        option("--hang", type=click.Choice(["report", "end"]), default="report", show_default=True,
+               help="What a rank that holds the others up brings about."),
+        option("--no-preflight", is_flag=True, help="Do not compare the nodes before the ranks start."),
         option("--resume-from", metavar="RUN|DIR", help="A run, or checkpoints, to go on from."),
         option("--wait", is_flag=True, help="Wait for the end, telling the stages; exit as the run did."),
         option("--follow", is_flag=True, help="The same, printing what rank 0 prints."),
@@ -150,6 +153,8 @@ def _config(
         use_gpu=_GPU[options["gpu"]],
         max_restarts=options["max_restarts"],
         min_nodes=options["min_nodes"],
+        hang=options["hang"],
+        preflight=not options["no_preflight"],
         resume_from=_resumed(options["resume_from"]),
     )
 

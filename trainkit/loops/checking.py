@@ -16,7 +16,7 @@ from trainkit.boot.rundir import RunDir, make_private, publish
 from trainkit.boot.settings import TRACE, TRACE_STEPS
 from trainkit.errors import UserErrorException
 from trainkit.loops.divergence import Step, read
-from trainkit.outcome import tail
+from trainkit.sentences import tail
 
 _ADDRESS = "127.0.0.1"
 _VICTIM_SECONDS = 2.0

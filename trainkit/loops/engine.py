@@ -173,7 +173,7 @@ class Training:
         saving = self.loop.saving
         every = (saving.every_steps if saving is not None else None) or 0
         preemption, steps, recording = self.preemption, self.steps, self.recording
-        timer.start()
+        timer.start(at.step)
         for micros in self.feed.epoch(at.epoch, at.seen):
             timer.lap("data")
             if reducer is not None:

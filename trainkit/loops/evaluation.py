@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainkit.boot import pulse
 from trainkit.errors import UserErrorException
 from trainkit.loops.collectives.base import total
 from trainkit.loops.feed import Feed
@@ -31,7 +32,10 @@ class Evaluator:
         """Each metric's value over all of the data. None where a rank was `asked` to end: it stops, and all learn."""
         sums: list[Tensor | None] = [None] * len(metrics)
         self.model.eval()
+        page = pulse.current()
+        page.phase(pulse.EVALUATING)
         for micros in feed.epoch(0):
+            page.tick()
             if asked():
                 break
             for batch in micros:

@@ -218,7 +218,7 @@ class Fit:
         self._left = None
         before = 0 if learner.recorder.losses is None else len(learner.recorder.losses)
         before -= at.seen // self.order.batch
-        self.timer.start()
+        self.timer.start(self.at.step)
         self.recording.begin(at.seen)
         for number, share in enumerate(self.train.shares(at.epoch, at.seen), at.seen // self.order.batch):
             self.timer.lap("data")

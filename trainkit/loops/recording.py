@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from trainkit.boot import pulse
 from trainkit.boot.rundir import Lines, RunDir
 from trainkit.boot.settings import settings
 from trainkit.errors import TrainkitError
@@ -88,6 +89,7 @@ class Recording:
     def rested(self) -> None:
         """The epoch's training is over: from here on the clock is the evaluation's."""
         self._took = perf_counter() - self._begun
+        pulse.current().phase(pulse.RESTING)
 
     def _rate(self, running: bool) -> float:
         took = perf_counter() - self._begun if running else self._took

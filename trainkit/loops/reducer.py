@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from trainkit.boot import pulse
 from trainkit.errors import UserErrorException
 from trainkit.loops.agreement import agree
 from trainkit.loops.collectives import Collective, Work
@@ -127,6 +128,7 @@ class Reducer:
         self.flag = 0.0
         self.waited_seconds = 0.0
         self._collective = collective
+        self._pulse = pulse.current()
         self._parameters = list(dict.fromkeys(parameters))
         self._bucket_bytes = bucket_bytes
         self._lock = threading.Lock()  # each device's backward has its own thread
@@ -173,6 +175,7 @@ class Reducer:
             while self._next < len(self._buckets):
                 self._launch(self._buckets[self._next])
             self._armed = False
+        self._pulse.wait()
         began = time.perf_counter()
         for bucket in self._buckets:
             assert bucket.work is not None
@@ -182,7 +185,9 @@ class Reducer:
         self._next = 0
         for bucket in self._buckets:
             bucket.settle()
-        return self._read_flag()
+        flag = self._read_flag()
+        self._pulse.phase(pulse.UPDATING)
+        return flag
 
     def close(self) -> None:
         """Leave the parameters as they are, without hooks."""

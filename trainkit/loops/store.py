@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
+from trainkit.boot import pulse
 from trainkit.boot.settings import settings
 from trainkit.errors import TrainkitError, UserErrorException
 from trainkit.loops.checkpoints import Checkpoints, Saved, load
@@ -77,6 +78,10 @@ class Store:
         """
         if self.folder is None:
             return
+        with pulse.current().during(pulse.SAVING):
+            self._save(own)
+
+    def _save(self, own: Mapping[str, Any] | None) -> None:
         collective, run, digest = self.fit.world.collective, self.recording.run, self.fit.taken_digest()
         ranks = each(
             collective,

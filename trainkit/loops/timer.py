@@ -6,6 +6,8 @@ from time import perf_counter
 
 import torch
 
+from trainkit.boot import pulse
+
 PARTS = ("data", "forward", "backward", "communication", "optimizer")
 _SAMPLED = 16  # on a GPU, one step in so many is timed with events
 _WASTE = 0.1  # of a step; less is not worth a word
@@ -23,12 +25,17 @@ class StepTimer:
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.steps = 0
         self._device = device if device.type == "cuda" else None
+        self._pulse, self._before = pulse.current(), 0
         self._last = perf_counter()
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._mark: torch.cuda.Event | None = None
 
-    def start(self) -> None:
-        """Begin a stretch of steps: what came before belongs to none."""
+    def start(self, done: int = 0) -> None:
+        """Begin a stretch of steps after so many of the fit: what came before belongs to none."""
+        if not self.steps:
+            self._before = done
+            self._pulse.fit(done)
+        self._pulse.phase(pulse.DATA)
         self._last = perf_counter()
         self._mark = None
 
@@ -40,11 +47,16 @@ class StepTimer:
         else:
             self.seconds[part] += now - self._last
         self._last = now
+        if part == "data":
+            self._pulse.phase(pulse.COMPUTING)
+        elif part == "optimizer":
+            self._pulse.phase(pulse.DATA)
         return now
 
     def step(self) -> None:
         """A step is over."""
         self.steps += 1
+        self._pulse.step(self._before + self.steps)
         if self._device is not None:
             self._mark = self._event() if self.steps % _SAMPLED == 0 else None
 

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from trainkit.boot import pulse
+
 
 class Work(Protocol):
     """A sum under way."""
@@ -82,7 +84,8 @@ def total(collective: Collective, tensor: Tensor) -> Tensor:
     if collective.size == 1:
         return tensor
     summed = tensor.detach().clone(memory_format=torch.contiguous_format)
-    collective.allreduce(summed).wait()
+    with pulse.current().waiting():
+        collective.allreduce(summed).wait()
     return summed
 
 
