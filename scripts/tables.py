@@ -43,9 +43,9 @@ class Found:
 
     @property
     def made(self) -> str:
-        """At which commit, when, how long it took; "stale" first, where it is."""
+        """At which commit, when, how long it took; "stale" where it is."""
         words = f"{self.values['commit']}, {self.values['made']}, {self.values['seconds'] / 60:.0f} min"
-        return words if self.current else f"**stale**: {words}"
+        return words if self.current else f"{words}; **stale**"
 
 
 def find(name: str, root: Path) -> Found | None:
@@ -90,7 +90,7 @@ def matrix_table(root: Path) -> str:
     far = max((cell["distance"] for cell in cells if cell["right"]), default=float("nan"))
     engines = ", ".join(f"{name} {version}" for name, version in found.values["engines"].items())
     told = f"{found.score} end with the weights and losses of one process, to {far:.0e} in float64, and a true record."
-    return "\n".join([*lines, "", f"{told}", f"Made at {found.made}; {engines}."])
+    return "\n".join([*lines, "", told, f"Made at {found.made}; with {engines}."])
 
 
 TABLES: dict[str, Callable[[Path], str]] = {"matrix": matrix_table, "ondemand": ondemand_table}

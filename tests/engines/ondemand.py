@@ -46,13 +46,13 @@ ALL = (
     Demand(
         "matrix", "test-matrix", "every launcher with every spread",
         (*_LAUNCHERS, *_SPREADS, *_RANKS, *_AGENTS, *_DRIVER, "tests/engines/matrix.py"),
-        engines=(("sbatch", "--version"),),
+        engines=(("/usr/sbin/slurmd", "-V"),),
     ),
     Demand(
         "slurm", "test-slurm-slow", "Slurm: jobs started again, time limits, accounts",
         ("launchers/slurm*.py", "trainkit/boot/agent.py", "trainkit/boot/formation.py", "trainkit/driver.py",
          "trainkit/judging.py", "trainkit/starting.py", "tests/engines/slow_slurm.py"),
-        ("tests/engines/slow_slurm.py",), (("sbatch", "--version"),),
+        ("tests/engines/slow_slurm.py",), (("/usr/sbin/slurmd", "-V"),),
     ),
     Demand(
         "openmpi5", "test-openmpi5", "Open MPI 5: worlds, failures, deaths of its parts and of a node",
@@ -129,7 +129,7 @@ class Result:
     def write(self, rows: Sequence[Row], seeds: Sequence[int] = (), engines: dict[str, str] | None = None) -> int:
         """Write the file; the number of failures. What was skipped counts as one: it was asked for."""
         failures = sum(row.outcome != "passed" for row in rows)
-        versions = {Path(words[0]).name: _first_line(words) for words in self.about.engines}
+        versions = {Path(words[0]).name: _version(words) for words in self.about.engines}
         values = {
             "what": self.about.what,
             "commit": self._commit,
@@ -151,12 +151,13 @@ class Result:
         return failures
 
 
-def _first_line(words: Sequence[str]) -> str:
+def _version(words: Sequence[str]) -> str:
+    """The last word of the first line that a program says of itself."""
     try:
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
     except OSError:
         return "not here"
-    return (done.stdout + done.stderr).strip().partition("\n")[0]
+    return next(iter(done.stdout.strip().splitlines()), "unknown").rpartition(" ")[2]
 
 
 class Kept:

@@ -74,7 +74,7 @@ def test_a_result_says_what_it_is_about(checkout: Path) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     assert commit.startswith(found["commit"])
     assert (found["count"], found["failures"], found["seeds"]) == (2, 1, [7])
-    assert found["engines"]["ray"] == "2" and found["engines"]["sbatch"]
+    assert found["engines"]["ray"] == "2" and found["engines"]["slurmd"]
     assert found["rows"][1]["wrong"] == "no weights"
     assert found["digest"] == ondemand.digest(found["covers"], checkout)
     (checkout / COVERED).write_text("changed\n")
@@ -109,13 +109,13 @@ def test_tables_are_made_of_results(checkout: Path) -> None:
 
 
 def test_a_result_is_stale_when_a_covered_file_changes(checkout: Path) -> None:
-    commit = made(checkout)["commit"]
+    made(checkout)
     page(checkout)
     (checkout / "other.py").write_text("changed\n")
     assert tables.main(["--root", str(checkout), "--check"]) == 0
     (checkout / COVERED).write_text("changed\n")
     assert tables.main(["--root", str(checkout), "--check"]) == 1
-    assert page(checkout).count(f"**stale**: {commit}") == 2
+    assert page(checkout).count("; **stale**") == 2
     (checkout / COVERED).write_text("changed again\n")
     assert tables.main(["--root", str(checkout), "--check"]) == 0
     made(checkout)
