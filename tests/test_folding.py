@@ -18,7 +18,7 @@ def parts_of(drawn: list[tuple[int, int, list[bytes]]]) -> list[Part]:
 
 
 def said_by(rank: int, blocks: list[Block], rest: list[Part] | None = None) -> bytes:
-    told = b"".join(block.text for block in blocks if rank in block.ranks)
+    told = b"".join(text for _, ranks, text in blocks if rank in ranks)
     return told + b"".join(part.text for part in rest or [] if part.rank == rank)
 
 
@@ -29,7 +29,7 @@ def test_nothing_is_lost_and_ranks_keep_their_order(drawn: list[tuple[int, int, 
     for rank in range(5):
         assert said_by(rank, blocks, rest) == b"".join(part.text for part in parts if part.rank == rank)
     assert all(part.turn > settled for part in rest)
-    assert all(list(block.ranks) == sorted(set(block.ranks)) for block in blocks)
+    assert all(list(ranks) == sorted(set(ranks)) for _, ranks, _ in blocks)
     assert rest == sorted(rest, key=lambda part: (part.turn, part.rank))
 
 
@@ -47,14 +47,14 @@ def test_what_waited_is_told_with_the_next_window(drawn: list[tuple[int, int, li
 def test_what_all_ranks_print_is_told_once(turns: list[list[bytes]], ranks: int) -> None:
     parts = parts_of([(turn, rank, lines) for turn, lines in enumerate(turns) for rank in range(ranks)])
     blocks, rest = fold(parts)
-    assert all(block.ranks == tuple(range(ranks)) for block in blocks)
+    assert all(block[1] == tuple(range(ranks)) for block in blocks)
     assert not rest
 
 
 def told(*texts: tuple[int, int, str]) -> list[tuple[tuple[int, ...], str]]:
     """The blocks of (turn, rank, text with spaces for line ends)."""
     parts = [Part(turn, float(turn), rank, text.replace(" ", "\n").encode() + b"\n") for turn, rank, text in texts]
-    return [(block.ranks, block.text.decode().replace("\n", " ").strip()) for block in fold(parts)[0]]
+    return [(ranks, text.decode().replace("\n", " ").strip()) for _, ranks, text in fold(parts)[0]]
 
 
 def test_what_one_rank_prints_in_between_does_not_break_the_rest() -> None:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-_STEPS = 32
+_STEPS = 8
+_AHEAD = 64  # lines of a group that are looked at for who has to go on first
 
 
 class Part(NamedTuple):
@@ -24,17 +25,13 @@ class Part(NamedTuple):
     text: bytes
 
 
-class Block(NamedTuple):
-    """Whole lines that these ranks printed."""
-
-    time: float
-    ranks: tuple[int, ...]
-    text: bytes
+# When, which ranks, and the whole lines that all of them printed. A plain tuple, for there are millions.
+Block = tuple[float, tuple[int, ...], bytes]
 
 
 def plainly(parts: Sequence[Part]) -> list[Block]:
     """Nothing folded."""
-    return [Block(part.time, (part.rank,), part.text) for part in parts]
+    return [(part.time, (part.rank,), part.text) for part in parts]
 
 
 class _Group:
@@ -77,7 +74,7 @@ class _Group:
         stop = min(self.ends[self.at], self.shared[self.next] if self.next < len(self.shared) else len(self.lines))
         if stop == self.line:
             return None
-        block = Block(self.parts[self.at].time, self.ranks, _text(self.lines[self.line : stop]))
+        block = (self.parts[self.at].time, self.ranks, _text(self.lines[self.line : stop]))
         self.pass_to(stop)
         return block
 
@@ -108,7 +105,7 @@ def fold(parts: Sequence[Part], settled: float = float("inf")) -> tuple[list[Blo
         same.setdefault(own[0].text if len(own) == 1 else b"".join(part.text for part in own), []).append(rank)
     groups = [_Group(by_rank[ranks[0]], ranks) for ranks in same.values()]
     if len(groups) == 1 and len(groups[0].ranks) > 1:
-        return [Block(part.time, groups[0].ranks, part.text) for part in groups[0].parts], []
+        return [(part.time, groups[0].ranks, part.text) for part in groups[0].parts], []
     if len(groups) > 1 and _find_shared(groups, list(same)):
         blocks = _merge(groups, settled)
     else:
@@ -143,7 +140,7 @@ def _apart(groups: Sequence[_Group], settled: float) -> list[Block]:
         told += [(part.turn, number, part) for part in group.parts[:count]]
         group.pass_to(group.ends[count - 1] if count else 0)
     told.sort(key=lambda item: item[:2])
-    return [Block(part.time, groups[number].ranks, part.text) for _, number, part in told]
+    return [(part.time, groups[number].ranks, part.text) for _, number, part in told]
 
 
 def _merge(groups: Sequence[_Group], settled: float) -> list[Block]:
@@ -152,9 +149,8 @@ def _merge(groups: Sequence[_Group], settled: float) -> list[Block]:
     steps = _STEPS
     while any(group.live and group.turn <= settled for group in groups):
         alike = _together(groups)
-        blocks += alike
+        blocks += alike or _in_turn(groups, settled, steps)
         steps = _STEPS if alike else 2 * steps
-        blocks += _in_turn(groups, settled, steps)
     return blocks
 
 
@@ -174,21 +170,24 @@ def _together(groups: Sequence[_Group]) -> list[Block]:
     blocks: list[Block] = []
     waiting: list[bytes] = []
     starts = [group.line for group in groups]
+    each = [(number, group.ranks, group.lines) for number, group in enumerate(groups)]
     for numbers in zip(*(numbers[:alike] for numbers in shared), strict=True):
-        if any(number > start for number, start in zip(numbers, starts, strict=True)):
-            if waiting:
-                blocks.append(Block(time, ranks, _text(waiting)))
-                waiting = []
-            for group, start, number in zip(groups, starts, numbers, strict=True):
-                if number > start:
-                    blocks.append(Block(time, group.ranks, _text(group.lines[start:number])))
+        for index, own, text in each:
+            number, start = numbers[index], starts[index]
+            if number > start:
+                if waiting:
+                    blocks.append((time, ranks, _text(waiting)))
+                    waiting = []
+                blocks.append((time, own, text[start] + b"\n" if number == start + 1 else _text(text[start:number])))
+            starts[index] = number + 1
         waiting.append(groups[0].lines[numbers[0]])
-        starts = [number + 1 for number in numbers]
     if waiting:
-        blocks.append(Block(time, ranks, _text(waiting)))
+        blocks.append((time, ranks, _text(waiting)))
     for group, start in zip(groups, starts, strict=True):
         group.next += alike
         group.pass_to(start)
+        if group.live and group.turn == min(turns) and not group.shared_now():
+            blocks += filter(None, (group.own(),))
     return blocks
 
 
@@ -208,7 +207,8 @@ def _alike(lists: Sequence[list[bytes]], most: int) -> int:
 def _in_turn(groups: Sequence[_Group], settled: float, steps: int) -> list[Block]:
     """Turn by turn each group's own lines, then shared ones: first those that nobody else has only later."""
     for group in groups:
-        group.counts = Counter(group.lines[number] for number in group.shared[group.next :])
+        ahead = group.shared[group.next : group.next + max(_AHEAD, steps)]
+        group.counts = Counter([group.lines[number] for number in ahead])
     blocks: list[Block] = []
     for _ in range(steps):
         live = [group for group in groups if group.live]
@@ -236,4 +236,4 @@ def _shared(live: Sequence[_Group], first: Sequence[_Group]) -> Block:
         group.counts[chosen] -= 1
         group.next += 1
         group.pass_to(group.line + 1)
-    return Block(time, tuple(sorted(rank for group in holders[chosen] for rank in group.ranks)), chosen + b"\n")
+    return time, tuple(sorted(rank for group in holders[chosen] for rank in group.ranks)), chosen + b"\n"

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import heapq
 import time as clock
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,10 @@ from trainkit.errors import UserErrorException
 from trainkit.folding import Block, Part, fold, plainly
 from trainkit.ranklog import Notes, RankLog, rank_logs
 
-_TURNS = 5  # of a window: identical lines that are less than half a second apart are one
-_LATE_TURNS = 2  # a window's last ones wait for what the next one brings
+_TURNS = 10  # of a window: identical lines that are less than a second apart are one
+_BEHIND = 3  # turns that notes of another node may come late, while they are followed
+_QUIET_TURNS = 2  # without a note end a window
+_LATE_TURNS = 1  # a window's last one waits for what the next window brings
 _PIECE_BYTES = 1 << 17  # of one log in a turn
 _ALL_PIECES_BYTES = 1 << 24
 _ENDLESS = 1 << 62
@@ -52,9 +55,10 @@ def merged(run_dir: str | Path, attempt: int | None = None, folded: bool = True)
     Every rank's lines come in its own order and none is lost; identical lines of several ranks at the same moment come
     once, unless `folded` is False. Raises UserErrorException where there is no such attempt.
     """
-    for block in Merger(attempt_of(run_dir, attempt), folded).all():
-        for text in block.text.decode("utf-8", "replace").split("\n")[:-1]:
-            yield Line(block.time, block.ranks, text)
+    for blocks in Merger(attempt_of(run_dir, attempt), folded).all():
+        for time, ranks, data in blocks:
+            for text in data.decode("utf-8", "replace").split("\n")[:-1]:
+                yield Line(time, ranks, text)
 
 
 def attempt_of(run_dir: str | Path, number: int | None) -> AttemptDir:
@@ -67,7 +71,8 @@ def attempt_of(run_dir: str | Path, number: int | None) -> AttemptDir:
     return found[-1]
 
 
-def label(ranks: Sequence[int]) -> bytes:
+@lru_cache
+def label(ranks: tuple[int, ...]) -> bytes:
     """What stands before a line: [3], or [0-2,5 x4] for several ranks."""
     if len(ranks) == 1:
         return b"[%d] " % ranks[0]
@@ -78,10 +83,17 @@ def label(ranks: Sequence[int]) -> bytes:
     return f"[{','.join(words)} x{len(ranks)}] ".encode()
 
 
-def text_of(block: Block) -> bytes:
-    """A block as it is printed: the label before each line."""
-    before = label(block.ranks)
-    return before + block.text[:-1].replace(b"\n", b"\n" + before) + b"\n"
+def text_of(blocks: Iterable[Block]) -> bytes:
+    """Blocks as they are printed: the label before each line."""
+    pieces = []
+    for _, ranks, text in blocks:
+        before = label(ranks)
+        pieces.append(before)
+        if text.find(b"\n") == len(text) - 1:
+            pieces.append(text)
+        else:
+            pieces += (text[:-1].replace(b"\n", b"\n" + before), b"\n")
+    return b"".join(pieces)
 
 
 class Merger:
@@ -101,7 +113,7 @@ class Merger:
         self._since: dict[int, tuple[int, float]] = {}  # sizes that were seen without a note, and when
         self._heard = 0.0
 
-    def all(self) -> Iterator[Block]:
+    def all(self) -> Iterator[list[Block]]:
         """Everything that is there now, to the end."""
         self._look()
         ahead = clocks_ahead(self.attempt)
@@ -113,16 +125,16 @@ class Merger:
         yield from self._in_order(self._fold([part for part in last if part.text])[0])
         self.close()
 
-    def new(self) -> Iterator[Block]:
-        """What came since this was asked last and is settled: noted at least half a second ago, or on its own."""
+    def new(self) -> Iterator[list[Block]]:
+        """What came since this was asked last and is settled: a window's worth, or all once the ranks are quiet."""
         self._look()
         now, ahead = clock.time(), clocks_ahead(self.attempt)
         fresh = [due for node in list(self._notes.files) for due in self._of_node(node, ahead.get(node, 0.0))]
         if fresh:
             self._heard = now
         self._due = sorted((*self._due, *fresh, *self._unnoted(now, {due.rank for due in (*self._due, *fresh)})))
-        quiet = now - self._heard > _TURNS * NOTE_SECONDS
-        latest = self._due[-1].tick - _TURNS if self._due and not quiet else _ENDLESS
+        quiet = now - self._heard > 2 * _BEHIND * NOTE_SECONDS
+        latest = self._due[-1].tick - _BEHIND if self._due and not quiet else _ENDLESS
         ready = [due for due in self._due if due.tick <= latest]
         self._due = self._due[len(ready) :]
         yield from self._windows(iter(ready))
@@ -170,11 +182,11 @@ class Merger:
                 self._since[rank] = (size, now)
                 yield Due(int(now / NOTE_SECONDS), rank, seen)
 
-    def _windows(self, dues: Iterator[Due]) -> Iterator[Block]:
+    def _windows(self, dues: Iterator[Due]) -> Iterator[list[Block]]:
         """The blocks of what is due: windows end after some turns, and where all ranks were quiet."""
         before = None
         for tick, group in groupby(dues, key=lambda due: due.tick):
-            if before is not None and tick > before + 1:
+            if before is not None and tick > before + _QUIET_TURNS:
                 yield from self._settle(0, final=True)
             before = tick
             pending = [(rank, size) for _, rank, size in group]
@@ -197,16 +209,23 @@ class Merger:
         self._turn += 1
         return left
 
-    def _settle(self, late: int, final: bool = False) -> Iterator[Block]:
+    def _settle(self, late: int, final: bool = False) -> Iterator[list[Block]]:
         """The blocks of the parts so far; of the last `late` turns only what others had too."""
         blocks, self._parts = self._fold(self._parts, float("inf") if final else self._turn - late - 1)
         self._window = self._turn
         return self._in_order(blocks)
 
-    def _in_order(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        for block in blocks:
-            self._told = max(self._told, block.time)
-            yield block._replace(time=self._told)
+    def _in_order(self, blocks: list[Block]) -> Iterator[list[Block]]:
+        """The same, never going back in time."""
+        times = [self._told, *(block[0] for block in blocks)]
+        if sorted(times) != times:
+            blocks = [
+                (time, ranks, text)
+                for time, (_, ranks, text) in zip(list(accumulate(times, max))[1:], blocks, strict=True)
+            ]
+        self._told = max(times)
+        if blocks:
+            yield blocks
 
 
 def clocks_ahead(attempt: AttemptDir) -> Mapping[int, float]:

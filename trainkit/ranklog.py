@@ -13,7 +13,7 @@ from trainkit.boot.lognotes import NotesFile, Place, notes_of
 from trainkit.boot.rundir import AttemptDir
 
 _LONGEST_BYTES = 1 << 20  # of a line: what is longer comes in pieces
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 17
 
 
 class RankLog:
@@ -23,8 +23,9 @@ class RankLog:
         self.path = path
         self.at = 0
         self._place = place
-        self._beginning = place().beginning
+        self._begin, self._end, self._beginning = place()
         self._fd = -1
+        self._from, self._ahead = 0, b""  # what was read, from where
         self._partial: list[bytes] = []
         self._held = 0
 
@@ -51,35 +52,47 @@ class RankLog:
             self._fd = -1
 
     def text(self, upto: int, most: int = _CHUNK_BYTES) -> bytes:
-        """The next bytes before `upto`, about `most` of them; a missing middle as a line of words. At its end nothing.
+        """The next bytes before `upto`, at most `most`; a missing middle as a line of words. At its end nothing.
 
         Afterwards `at` is `upto` where nothing before it is left.
         """
-        begin, end = self._known_place()
-        if begin <= self.at < end:
-            return self._left_out(begin, end)
-        stop = min(upto, self.at + most, begin if self.at < begin < end else upto)
-        data = os.pread(self._fd, stop - self.at, self.at) if stop > self.at and self._open() else b""
-        if data.find(b"\0\0\0\0") >= 0:  # the middle may have been left out since
-            begin, end = self._known_place()
-            if begin <= self.at < end:
-                return self._left_out(begin, end)
+        if self._begin <= self.at < self._end:
+            return self._left_out()
+        here = self.at - self._from
+        if not 0 <= here < len(self._ahead) and self.at < upto:
+            self._fill()
+            here = 0
+            if self._begin <= self.at < self._end:
+                return self._left_out()
+        data = self._ahead[here : here + min(upto - self.at, most)] if self.at < upto else b""
         self.at = self.at + len(data) if data else max(self.at, upto)
         return data
 
-    def _left_out(self, begin: int, end: int) -> bytes:
-        missing = end - max(begin, self.at)
-        self.at = end
+    def _fill(self) -> None:
+        """Read ahead, up to what was left out."""
+        self.look()
+        self._from, self._ahead = self.at, b""
+        if self._begin <= self.at < self._end or not self._open():
+            return
+        self._ahead = os.pread(self._fd, _CHUNK_BYTES, self.at)
+        if b"\0\0\0\0" in self._ahead:  # the middle may have been left out since
+            self.look()
+        if self._begin < self._end and self.at < self._begin:
+            self._ahead = self._ahead[: self._begin - self.at]
+
+    def _left_out(self) -> bytes:
+        missing, self.at = self._end - max(self._begin, self.at), self._end
         return b"\n... %.1f MB left out ...\n" % (missing / 1e6)
 
-    def _known_place(self) -> tuple[int, int]:
+    def look(self) -> None:
+        """See what has become of the file: whether it began anew, what of it was left out."""
         place = self._place()
         if place.beginning != self._beginning:  # truncated or replaced: all that is there is new
-            self._beginning, self.at = place.beginning, 0
+            self._beginning, self.at, self._from, self._ahead = place.beginning, 0, 0, b""
+            self.close()
             if self._held:
                 self._partial.append(b"\n")
-            self.close()
-        return place.begin, place.end
+        self._begin, self._end = place.begin, place.end
 
     def lines(self, upto: int, most: int) -> bytes:
         """As `text`, but whole lines only: the end of the last one waits until it is there."""

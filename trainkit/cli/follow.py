@@ -71,7 +71,7 @@ class Follower:
         attempt = self._attempt()
         if self._several and attempt is not None:
             rank, lines = first_cause(self.run.path, attempt)
-            before = label([rank]).decode() if rank is not None else ""
+            before = label((rank,)).decode() if rank is not None else ""
             if lines:
                 first, *others = lines
                 text = "".join(f"{before}{line}\n" for line in (f"first cause: {first}", *others))
@@ -116,10 +116,10 @@ class Follower:
         assert self._merger is not None
         return self._write(self._merger.all() if final else self._merger.new()) or news
 
-    def _write(self, blocks: Iterable[Block]) -> bool:
+    def _write(self, blocks: Iterable[list[Block]]) -> bool:
         news = False
-        for block in blocks:
-            sys.stdout.write(text_of(block).decode("utf-8", "replace"))
+        for some in blocks:
+            sys.stdout.write(text_of(some).decode("utf-8", "replace"))
             news = True
         if news:
             self.printed = True
