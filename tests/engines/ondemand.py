@@ -176,12 +176,19 @@ class Kept:
             self.rows.append(row if before is None or before.outcome == "passed" else before)
 
 
+def complete(rows: Sequence[Row], code: int) -> list[Row]:
+    """All rows of a session of pytest that ended with `code`; RuntimeError where it did not run to its end."""
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or not rows:
+        raise RuntimeError(f"pytest ended with {code} after {len(rows)} tests: nothing is written")
+    session = Row("the session", "failed", 0.0, "no test failed and yet pytest did: processes were left behind")
+    return [*rows, *([session] if code and all(row.outcome == "passed" for row in rows) else [])]
+
+
 def run(name: str) -> int:
     """Run all tests of a result and write it; the number of failures."""
     about, result, kept = demand(name), Result(name), Kept()
     code = pytest.main(["-v", "-p", "no:cacheprovider", "--tb=short", *about.tests], plugins=[kept])
-    failures = result.write(kept.rows)
-    return failures or int(code)
+    return result.write(complete(kept.rows, int(code)))
 
 
 if __name__ == "__main__":

@@ -175,6 +175,16 @@ def test_one_row_is_kept_of_each_test_with_what_was_wrong_first(tmp_path: Path) 
     assert len(json.loads(done.stdout.split("\n")[-2])) == 6
 
 
+def test_what_did_not_run_to_its_end_is_no_result() -> None:
+    good = Row("test_good", "passed", 1.0)
+    assert ondemand.complete([good], 0) == [good]
+    assert ondemand.complete(ROWS, 1) == ROWS
+    assert [row.outcome for row in ondemand.complete([good], 1)] == ["passed", "failed"]
+    for rows, code in (([good], 2), ([good], 3), ([], 0), ([], 5)):
+        with pytest.raises(RuntimeError, match="nothing is written"):
+            ondemand.complete(rows, code)
+
+
 def test_only_results_that_there_are_can_be_asked_for() -> None:
     command = [sys.executable, "-m", "tests.engines.ondemand", "nothing"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
