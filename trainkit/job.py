@@ -40,6 +40,7 @@ class Job:
     boot: str = ""  # path of the boot zip, for an interpreter that has no trainkit
     packages: str = ""  # digest of the interpreter's packages, the same on every node; empty if it does not matter
     shared: bool = True  # every node sees `run_dir` under this path
+    log_limit_bytes: int = 256 << 20  # of a rank's log: of what is larger the first and the last half stay
     hang: str = "report"  # what a rank that hangs brings about: "report", or "end" of the job
     preflight: bool = True  # nodes of several machines compare notes before they start ranks
 

@@ -91,6 +91,7 @@ def _write(workspace: Workspace, decided: Plan, making: RunDir, final: Path, par
     record["trainkit"] = __version__
     publish(making.run, record)
     job = dataclasses.replace(decided.job, run_id=final.name, run_dir=str(final))
+    job = dataclasses.replace(job, log_limit_bytes=workspace.config.log_limit_bytes or job.log_limit_bytes)
     target = decided.target
     publish(
         making.job,

@@ -6,6 +6,7 @@ A file with that SDK's three keys alone is a whole configuration. More keys of t
     "vm_sizes"              {"STANDARD_NC6": {"launcher": "ssh", "options": {...}}}: where such machines are
     "default_image"         the container image of environments that name none
     "snapshot_limit_bytes"  "snapshot_limit_files"
+    "log_limit_bytes"       of each rank's log: the first and the last half of a larger one are kept
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Config:
     default_image: str = ""
     snapshot_limit_bytes: Optional[int] = None
     snapshot_limit_files: Optional[int] = None
+    log_limit_bytes: Optional[int] = None
 
     def vm_size(self, name: str) -> Optional[VmSize]:
         """Where machines of this size are, upper or lower case; None where config.json does not say."""
@@ -124,6 +126,7 @@ def parse_config(path: Path, values: Mapping[str, Any], env: Mapping[str, str]) 
         default_image=_text(path, values, "default_image") if values.get("default_image") is not None else "",
         snapshot_limit_bytes=_count(path, values, "snapshot_limit_bytes"),
         snapshot_limit_files=_count(path, values, "snapshot_limit_files"),
+        log_limit_bytes=_count(path, values, "log_limit_bytes"),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, List, Optional, Protocol
 
 from trainkit.boot.channel import Channel
+from trainkit.boot.lognotes import LogNotes
 from trainkit.boot.rundir import AttemptDir
 from trainkit.job import Job, Node
 
@@ -56,4 +57,7 @@ def parts_of(
         from trainkit.boot.hangs import watch
 
         found.append(watch(job, attempt, node.rank, node.names, channel))
+    first = node.rank * job.ranks_per_node
+    ranks = range(first, first + job.ranks_per_node)
+    found.append(LogNotes(attempt, node.rank, ranks, job.log_limit_bytes))
     return found
