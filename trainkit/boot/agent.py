@@ -206,6 +206,9 @@ class Agent:
         """A node is gone: so is the job, unless that node had nothing left to do."""
         for part in self.parts:
             part.lost(node)
+        lost = {"node": node, "name": self.names[node], "why": why}
+        if self.over and self.done.get(node) is False:  # mpirun may end well, and first, when its daemon there dies
+            self.lost = self.lost or lost
         if self.over or (self.node == 0 and self.done.get(node)):
             return
         if self.elastic and self.channel is not None:
@@ -214,7 +217,7 @@ class Agent:
                 self.done[node] = True
                 return
         if not self.stopping:
-            self.lost = {"node": node, "name": self.names[node], "why": why}
+            self.lost = lost
             self._stop("node %d (%s) was lost: %s" % (node, self.names[node], why), save=False)
 
     def _others_done(self) -> bool:
