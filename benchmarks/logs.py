@@ -31,7 +31,12 @@ RESULT = Path(__file__).parent / "results" / "logs.json"
 RANKS, LIMIT_MBS, LIMIT_PERCENT = 8, 100.0, 2.0
 KINDS = {"own": (True, True), "same": (False, False), "every second the same": (True, False)}
 PACES = {"a minute": 60.0, "an hour": 3600.0}
-PRINTED = "import sys; from pathlib import Path; from trainkit.cli.follow import Follower; Follower(Path(sys.argv[1])).finish()"
+PRINTED = """
+import sys
+from pathlib import Path
+from trainkit.cli.follow import Follower
+Follower(Path(sys.argv[1])).finish()
+"""
 TURNS = """
 import sys, time
 from trainkit.boot.lognotes import LogNotes
@@ -117,7 +122,7 @@ def noting(ranks: int, seconds: float) -> dict[str, object]:
         with tempfile.TemporaryDirectory() as folder:
             attempt = RunDir(folder).attempt(1)
             make_private(attempt.logs)
-            files = [open(attempt.rank_log(rank), "ab", buffering=0) for rank in range(ranks)]  # noqa: SIM115
+            files = [open(attempt.rank_log(rank), "ab", buffering=0) for rank in range(ranks)]
             argv = [sys.executable, "-c", TURNS, folder, str(ranks), str(seconds), notes]
             with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as agent:
                 while agent.poll() is None:

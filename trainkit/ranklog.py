@@ -94,6 +94,14 @@ class RankLog:
                 self._partial.append(b"\n")
         self._begin, self._end = place.begin, place.end
 
+    def rest(self) -> bytes:
+        """All that is there now and was not read; then the file is closed."""
+        size, pieces = self.size(), []
+        while self.at < size:
+            pieces.append(self.text(size))
+        self.close()
+        return b"".join(pieces)
+
     def lines(self, upto: int, most: int) -> bytes:
         """As `text`, but whole lines only: the end of the last one waits until it is there."""
         data = self.text(upto, most)
@@ -140,6 +148,17 @@ class Notes:
         for fd in self._fds:
             os.close(fd)
         self._fds, self.files = [], {}
+
+
+def log_of(attempt: AttemptDir, rank: int) -> RankLog:
+    """One rank's log, with what the agents' notes say of it."""
+    notes = Notes(attempt)
+
+    def place() -> Place:
+        notes.look()
+        return notes.place(rank)
+
+    return RankLog(attempt.rank_log(rank), place)
 
 
 def rank_logs(attempt: AttemptDir) -> dict[int, Path]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.folding import Block
 from trainkit.merged import Merger, first_cause, label, text_of
-from trainkit.ranklog import Notes, RankLog, rank_logs
+from trainkit.ranklog import RankLog, log_of, rank_logs
 
 ALL = "all"
 _CHUNK_BYTES = 1 << 20
@@ -101,7 +101,7 @@ class Follower:
         rank = int(self.chosen.rank or 0)
         log = attempt.rank_log(rank)
         if log not in self._tails:
-            self._tails[log] = Tail(_log_of(attempt, rank))
+            self._tails[log] = Tail(log_of(attempt, rank))
         return self._print("".join([tail.more() for tail in self._tails.values()]))
 
     def _blocks(self, final: bool) -> bool:
@@ -127,16 +127,6 @@ class Follower:
         return news
 
 
-def _log_of(attempt: AttemptDir, rank: int) -> RankLog:
-    notes = Notes(attempt)
-
-    def place() -> Any:
-        notes.look()
-        return notes.place(rank)
-
-    return RankLog(attempt.rank_log(rank), place)
-
-
 def world_of(path: Path) -> int:
     """How many ranks a run has."""
     record: dict[str, Any] = read_json(RunDir(path).run) or {}
@@ -152,10 +142,5 @@ def whole(path: Path, chosen: Chosen) -> dict[str, str]:
     for attempt in [a for a in run.attempts() if chosen.attempt in (None, a.number)][-1:]:
         for rank in rank_logs(attempt):
             if chosen.rank in ("", ALL, str(rank)):
-                log = _log_of(attempt, rank)
-                size, pieces = log.size(), []
-                while log.at < size:
-                    pieces.append(log.text(size, size))
-                log.close()
-                found[str(rank)] = b"".join(pieces).decode("utf-8", "replace")
+                found[str(rank)] = log_of(attempt, rank).rest().decode("utf-8", "replace")
     return found
