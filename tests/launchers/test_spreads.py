@@ -53,7 +53,9 @@ def test_the_world_is_the_one_asked_for(tmp_path: Path, spread: str, nodes: int,
     launcher = Local()
     handle = launch(launcher, job, attempt)
     wait_until(lambda: launcher.poll(handle).phase == "ended", 60, "the job's end")
-    assert outcome.judge(job.world_size, outcome.records_of(attempt), outcome.ends_of(attempt)) == ("Completed", None)
+    ends = outcome.ends_of(attempt)
+    assert outcome.judge(job.world_size, outcome.records_of(attempt), ends) == ("Completed", None)
+    assert [end["lost"] for end in ends] == [{}] * nodes
     told = [json.loads((tmp_path / f"told-{rank}").read_text()) for rank in range(nodes * ranks)]
     for rank, (own, world, local, size, node, name, mpi_rank, mpi_size, _) in enumerate(told):
         assert (int(own), int(world), int(local), int(size)) == (rank, nodes * ranks, rank % ranks, ranks)

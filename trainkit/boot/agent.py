@@ -187,6 +187,7 @@ class Agent:
                 self.done[node] = bool(message.get("own", True))
             elif kind == "end":
                 self.over = time.monotonic()
+                self._take_leave()
             elif kind == "stop":
                 self._stop(message.get("reason") or "the head asked for it", message.get("save", True))
             elif kind == "lost":
@@ -194,6 +195,11 @@ class Agent:
             elif kind == "failed" and not self.victims_until:
                 self.victims_until = time.monotonic() + VICTIM_SECONDS
                 self.reason = message.get("reason") or ""
+
+    def _take_leave(self) -> None:
+        """Say that nothing is left to do here, not for mpirun either: who is gone after that was not lost."""
+        if self.channel is not None:
+            self.channel.send({"type": "done", "node": self.node, "own": True})
 
     def _do_parts(self) -> None:
         for part in self.parts:
