@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence
 
@@ -149,11 +150,12 @@ class Hangs:
         stacks: Dict[str, str] = {}
         for told in self._stacks.values():
             stacks.update(told)
-        lines = Lines(self.attempt.path / RECORD)
-        try:
-            lines.append({"time": time.time(), **found._asdict(), "stacks": _in_order(stacks)})
-        finally:
-            lines.close()
+        with suppress(OSError):  # of a full disk: the job goes on
+            lines = Lines(self.attempt.path / RECORD)
+            try:
+                lines.append({"time": time.time(), **found._asdict(), "stacks": _in_order(stacks)})
+            finally:
+                lines.close()
         if self.end:
             self.ended_by = found.words
 
