@@ -13,6 +13,7 @@ from typing import TextIO
 
 from trainkit import outcome, runfiles
 from trainkit.boot.rundir import TERMINAL, RunDir, read_json
+from trainkit.ranklog import RankLog, log_of
 from trainkit.rundetails import look, url
 from trainkit.sentences import describe
 
@@ -38,21 +39,13 @@ def wait(run_dir: RunDir, step: Callable[[], bool] = lambda: False) -> None:
 class _Follower:
     """The growing text of one log."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._read = 0
+    def __init__(self, log: RankLog) -> None:
+        self._log = log
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def more(self) -> str:
         """What was added since the last call, at most a chunk."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self._read)
-                data = file.read(_CHUNK_BYTES)
-        except OSError:
-            return ""
-        self._read += len(data)
-        return self._decode(data)
+        return self._decode(self._log.text(self._log.size(), _CHUNK_BYTES))
 
 
 class Console:
@@ -72,13 +65,14 @@ class Console:
     def step(self) -> bool:
         """Print what is new; returns whether there was something."""
         news = self._stage()
-        for name, path in (
-            (runfiles.BUILD_LOG, self.run_dir.prepare_log),
-            *((runfiles.DRIVER_LOG, attempt.rank_log(0)) for attempt in self.run_dir.attempts()[-1:]),
+        for name, log in (
+            (runfiles.BUILD_LOG, RankLog(self.run_dir.prepare_log)),
+            *((runfiles.DRIVER_LOG, log_of(attempt, 0)) for attempt in self.run_dir.attempts()[-1:]),
         ):
+            path = log.path
             if path not in self._followed and not path.exists():
                 continue
-            text = self._followed.setdefault(path, _Follower(path)).more()
+            text = self._followed.setdefault(path, _Follower(log)).more()
             if path != self._shown and (text or name == runfiles.DRIVER_LOG):
                 self._title(f"Streaming {name}")
                 self._shown = path

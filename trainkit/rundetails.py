@@ -9,6 +9,7 @@ from typing import Any
 
 from trainkit import events, outcome, runfiles
 from trainkit.boot.rundir import TERMINAL, RunDir, read_json
+from trainkit.ranklog import RankLog
 from trainkit.sentences import describe
 
 
@@ -73,5 +74,5 @@ def _utc(seconds: Any) -> str | None:
 
 
 def log_text(path: Path) -> str:
-    """A log as text."""
-    return path.read_text(encoding="utf-8", errors="replace")
+    """A log as text; what was left out of its middle is said there."""
+    return RankLog(path).rest().decode("utf-8", "replace")

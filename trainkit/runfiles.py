@@ -7,11 +7,11 @@ and the preparation printed. All can be read while the run is still writing them
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from trainkit.boot.files import DRIVER_LOGS, checked_name
 from trainkit.boot.rundir import RunDir
@@ -79,13 +79,28 @@ def copy(source: Path, target: Path) -> None:
         raise UserErrorException(f"{target} cannot be written: {error.strerror} ({error.filename}).") from error
     try:
         with os.fdopen(handle, "wb") as file, source.open("rb") as given:
-            shutil.copyfileobj(given, file, 1 << 20)
+            _copy_data(given, file)
         os.replace(temporary, target)
     except BaseException as error:
         os.unlink(temporary)
         if isinstance(error, OSError):
             raise UserErrorException(f"{target} cannot be written: {error.strerror}.") from error
         raise
+
+
+def _copy_data(given: BinaryIO, file: BinaryIO) -> None:
+    """Copy what there is; holes, which a log over its limit has, stay holes."""
+    size, at = os.fstat(given.fileno()).st_size, 0
+    while at < size:
+        try:
+            begin = os.lseek(given.fileno(), at, os.SEEK_DATA)
+            at = min(size, os.lseek(given.fileno(), begin, os.SEEK_HOLE))
+        except OSError:  # nothing but a hole is left
+            break
+        file.seek(begin)
+        while begin < at and (copied := os.sendfile(file.fileno(), given.fileno(), begin, at - begin)):
+            begin += copied
+    file.truncate(size)
 
 
 def download(run_dir: RunDir, name: str, output_file_path: str | os.PathLike[str] | None) -> Path:

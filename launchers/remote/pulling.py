@@ -30,7 +30,7 @@ def pull(words: Sequence[str], host: Host, source: str, target: str, names: Sequ
     port = ("-p", str(host.port)) if host.port else ()
     place = f"[{host.name}]" if ":" in host.name else host.name
     argv = (
-        "rsync", "--links", "--safe-links", "--times", "--perms", "--protect-args", f"--timeout={_STALL_SECONDS}",
+        "rsync", "--links", "--safe-links", "--times", "--perms", "--sparse", "--protect-args", f"--timeout={_STALL_SECONDS}",
         "--rsh=" + shlex.join([*words, *user, *port]), "--from0", "--files-from=-", "--",
         f"{place}:{source}/", f"{target}/",
     )  # fmt: skip

@@ -53,7 +53,7 @@ def wait_for(path: Path, *, show_output: bool, chosen: Chosen = NEWEST, as_json:
 
 
 def _tell_why(path: Path) -> None:
-    from trainkit.outcome import describe
+    from trainkit.sentences import describe
 
     verdict = (read_json(RunDir(path).state, "status") or {}).get("verdict") or {}
     click.echo(f"trainkit: {path.name} failed: {describe(verdict)}", err=True)
