@@ -14,7 +14,8 @@ import socket
 import struct
 import threading
 import time
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing import ProcessError
+from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from trainkit.boot.network import own_address
@@ -25,6 +26,7 @@ BEAT_SECONDS = 1.0
 FENCE_SECONDS = 8.0
 DIAL_SECONDS = 30.0
 _PROBE_SECONDS = 2.0  # for one address of the head to answer
+_HANDSHAKE_SECONDS = 10  # for either end to show that it knows the key
 _SEND_SECONDS = 4  # for a peer to take a message; one that doesn't is as good as lost
 _LOOPBACK = "127.0.0.1"
 Message = Dict[str, Any]
@@ -78,11 +80,13 @@ class Channel:
         with self._lock:
             return sorted(self._heard)
 
-    def _listen_to(self, node: int, peer: Connection) -> None:
-        _limit_sending(peer)
+    def _listen_to(self, node: int, peer: Connection, hello: Optional[Message] = None) -> None:
+        _limit(peer)
         with self._lock:
             self._peers[node], self._heard[node] = peer, time.monotonic()
             self._sending[node] = threading.Lock()
+        if hello is not None:
+            self._inbox.put((node, hello))
         threading.Thread(target=self._read, args=(node, peer), daemon=True).start()
 
     def _read(self, node: int, peer: Connection) -> None:
@@ -113,7 +117,8 @@ class HeadChannel(Channel):
         """`addresses` are those that the others may try; none but loopback where all nodes are on this machine."""
         super().__init__()
         here = addresses == [_LOOPBACK]
-        self._listener = Listener((_LOOPBACK if here else "0.0.0.0", 0), authkey=attempt.key.read_bytes(), backlog=512)
+        self._key = attempt.key.read_bytes()
+        self._listener = Listener((_LOOPBACK if here else "0.0.0.0", 0), backlog=512)
         publish(attempt.head, {"addresses": addresses, "port": self._listener.address[1]})
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -121,13 +126,24 @@ class HeadChannel(Channel):
         while True:
             try:
                 peer = self._listener.accept()
-                hello = json.loads(peer.recv_bytes(1 << 20))
-                node = int(hello["node"])
-            except Exception:  # a stranger without the key, or a peer that died at the door
+            except OSError:  # it went away again, or too many are at the door
+                time.sleep(0.02)
                 continue
-            if node not in self._peers:
-                self._listen_to(node, peer)
-                self._inbox.put((node, hello))
+            threading.Thread(target=self._admit, args=(peer,), daemon=True).start()
+
+    def _admit(self, peer: Connection) -> None:
+        """Take in who knows the key; one that says nothing keeps nobody else out."""
+        try:
+            _limit(peer, _HANDSHAKE_SECONDS)
+            deliver_challenge(peer, self._key)
+            answer_challenge(peer, self._key)
+            hello = json.loads(peer.recv_bytes(1 << 20))
+            node = int(hello["node"])
+        except Exception:  # a stranger without the key, or a peer that died at the door
+            peer.close()
+            return
+        if node not in self._peers:
+            self._listen_to(node, peer, hello)
 
 
 class NodeChannel(Channel):
@@ -144,10 +160,9 @@ class NodeChannel(Channel):
         while peer is None:
             for self.via, port in _places(read_json(attempt.head)):
                 try:
-                    socket.create_connection((self.via, port), _PROBE_SECONDS).close()
-                    peer = Client((self.via, port), authkey=attempt.key.read_bytes())
+                    peer = _dialed(self.via, port, attempt.key.read_bytes())
                     break
-                except (OSError, EOFError) as error:  # the head throws out those that only knock
+                except (OSError, EOFError, ProcessError, AssertionError) as error:  # somebody else may answer there
                     reason = "%s port %d: %s" % (self.via, port, error)
             check()
             if time.monotonic() > deadline:
@@ -157,6 +172,21 @@ class NodeChannel(Channel):
         self.local = own_address(peer.fileno())
         self._listen_to(0, peer)
         self.send({**hello, "type": "hello", "node": node, "via": self.via, "local": self.local})
+
+
+def _dialed(address: str, port: int, key: bytes) -> Connection:
+    """A connection over which both ends have shown that they know the key. Raises where the other does not, in time."""
+    with socket.create_connection((address, port), _PROBE_SECONDS) as connection:
+        connection.settimeout(None)
+        peer = Connection(connection.detach())
+    try:
+        _limit(peer, _HANDSHAKE_SECONDS)
+        answer_challenge(peer, key)
+        deliver_challenge(peer, key)
+    except BaseException:
+        peer.close()
+        raise
+    return peer
 
 
 def _places(head: Optional[Message]) -> List[Tuple[str, int]]:
@@ -170,10 +200,11 @@ def _unreachable(node: int, name: str, reason: str) -> str:
     )
 
 
-def _limit_sending(peer: Connection) -> None:
-    """Have sends fail after a while: a peer that is stopped must not stop this one."""
+def _limit(peer: Connection, hearing_seconds: int = 0) -> None:
+    """Have sends fail after a while: a peer that is stopped must not stop this one. So too, unless 0, what is heard."""
     import os
 
     with socket.socket(fileno=os.dup(peer.fileno())) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", hearing_seconds, 0))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
