@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from trainkit.boot.channel import HeadChannel, Message, NodeChannel
+from trainkit.boot.channel import FENCE_SECONDS, HeadChannel, Message, NodeChannel
 from trainkit.boot.rundir import AttemptDir, publish, read_json
 from trainkit.testing import wait_until
 
@@ -56,3 +57,16 @@ def test_an_address_where_another_jobs_head_answers_is_passed_over(attempt: Atte
 
     with pytest.raises(Enough):
         NodeChannel(attempt, 1, {"name": "one"}, check)
+
+
+def test_a_node_whose_agent_is_busy_is_not_lost(attempt: AttemptDir) -> None:
+    """As it is while its Python starts from a slow disk: nobody calls the node's `received`."""
+    head = HeadChannel(attempt, ["127.0.0.1"])
+    NodeChannel(attempt, 1, {"name": "one"}, lambda: None)
+    told: list[tuple[int, Message]] = []
+    until = time.monotonic() + FENCE_SECONDS + 2
+    while time.monotonic() < until:
+        told.extend(head.received())
+        time.sleep(0.05)
+    assert head.peers() == [1]
+    assert [message["type"] for _, message in told] == ["hello"]

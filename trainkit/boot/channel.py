@@ -24,6 +24,7 @@ from trainkit.errors import LaunchError
 
 BEAT_SECONDS = 1.0
 FENCE_SECONDS = 8.0
+STILL_SECONDS = 120.0  # for an agent to start a Python, or mpirun, from a slow disk: after that it is taken for lost
 DIAL_SECONDS = 30.0
 _PROBE_SECONDS = 2.0  # for one address of the head to answer
 _HANDSHAKE_SECONDS = 10  # for either end to show that it knows the key
@@ -43,8 +44,9 @@ class Channel:
         self._sending: Dict[int, threading.Lock] = {}
         self._inbox: "queue.Queue[Tuple[int, Message]]" = queue.Queue()
         self._heard: Dict[int, float] = {}
-        self._beaten = 0.0
+        self._asked = time.monotonic()  # when `received` was called last
         self._lock = threading.Lock()
+        threading.Thread(target=self._beat, daemon=True).start()
 
     def send(self, message: Message, to: Optional[int] = None) -> None:
         """Send to one peer, or to all; a peer that is gone, or takes nothing, is reported by `received`."""
@@ -60,10 +62,7 @@ class Channel:
 
     def received(self) -> List[Tuple[int, Message]]:
         """Everything that has arrived since the last call; never blocks."""
-        now = time.monotonic()
-        if now - self._beaten > BEAT_SECONDS:
-            self._beaten = now
-            self.send({"type": "beat"})
+        self._asked = now = time.monotonic()
         with self._lock:
             silent = [node for node, heard in self._heard.items() if now - heard > FENCE_SECONDS]
         for node in silent:
@@ -79,6 +78,13 @@ class Channel:
         """The nodes that are connected now."""
         with self._lock:
             return sorted(self._heard)
+
+    def _beat(self) -> None:
+        """Tell the peers that this node is there, also while its agent waits for a slow disk."""
+        while True:
+            time.sleep(BEAT_SECONDS)
+            if time.monotonic() - self._asked < STILL_SECONDS:
+                self.send({"type": "beat"})
 
     def _listen_to(self, node: int, peer: Connection, hello: Optional[Message] = None) -> None:
         _limit(peer)
