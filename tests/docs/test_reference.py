@@ -57,11 +57,13 @@ def test_the_attributes_named_by_hand_are_those_of_the_code(name: str) -> None:
 
 def test_the_job_environment_page_names_every_variable() -> None:
     job = Job("pets_1_a", "pets", "/runs/pets_1_a", 1, "/bin/python", nodes=2, ranks_per_node=2, gpus_per_node=1)
-    shared = job_environment(job, Node(0, ("a", "b"), "127.0.0.1", 29500))
+    shared = job_environment(job, Node(0, ("a", "b"), "10.0.0.1", 29500, "eth0", (0, 1)))
     found = {*shared, *node_environment(job, 0), *rank_environment(job, Rank(world_size=4), shared)}
     text = _text("job-environment.md")
     assert not [name for name in sorted(found) if f"`{name}`" not in text]
-    given_by_others = {"TRAINKIT_ROOT", "TRAINKIT_MPI"} | {n for n in _in_tables("job-environment.md") if "_ARM_" in n}
+    given_by_others = {"TRAINKIT_ROOT", "TRAINKIT_MPI", "TRAINKIT_RELAY"} | {
+        n for n in _in_tables("job-environment.md") if "_ARM_" in n
+    }
     assert _in_tables("job-environment.md") - found - given_by_others == {"AZUREML_WORKSPACE_ID"} - found
 
 
