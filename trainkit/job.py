@@ -38,7 +38,6 @@ class Job:
     max_restarts: int = 0  # how often the job may be started again after a failure
     min_nodes: int = 0  # a restart may go on with so many nodes where no more are left; 0: with all of them
     boot: str = ""  # path of the boot zip, for an interpreter that has no trainkit
-    packages: str = ""  # digest of the interpreter's packages, the same on every node; empty if it does not matter
     shared: bool = True  # every node sees `run_dir` under this path
     log_limit_bytes: int = 256 << 20  # of a rank's log: of what is larger the first and the last half stay
     hang: str = "report"  # what a rank that hangs brings about: "report", or "end" of the job

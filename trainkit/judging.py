@@ -33,9 +33,11 @@ def judged(run: RunDir, attempt: AttemptDir, lost: str, words: str = "") -> tupl
         processes.sweep("TRAINKIT_RUN_ID", job.run_id, grace=GRACE_SECONDS)
     records = outcome.records_of(attempt)
     status, verdict = outcome.judge(job.world_size, records, ends, lost, run.cancel.exists(), job.nodes)
-    if verdict is not None and words and not lost and not ends and not records:
+    if verdict is not None and (words or lost) and not ends and not records:
         began = any(attempt.agent(node).exists() for node in range(job.nodes))
-        verdict.update(kind="lost" if began else "launch", message=words, summary=words + ".")
+        if not (began and lost):
+            told = words or lost
+            verdict.update(kind="lost" if began else "launch", message=told, summary=told + ".")
     return status, _explained(verdict, run, attempt), records
 
 

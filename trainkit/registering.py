@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit import runfiles
 from trainkit.boot.rundir import RunDir, make_private, publish, read_json
-from trainkit.errors import ModelPathNotFoundException
+from trainkit.errors import ModelPathNotFoundException, UserErrorException
 
 if TYPE_CHECKING:
     from trainkit.model import Model
@@ -41,6 +41,7 @@ def register(run: Run, name: str, model_path: str | None, facts: Mapping[str, An
         model = register_files(run.workspace, name, files, run_id=run.id, **facts)
         return model
 
+    _refuse_away(run)
     if run.world_size == 1 or run._attempt == 0:
         return act()
     from trainkit.model import Model
@@ -50,6 +51,16 @@ def register(run: Run, name: str, model_path: str | None, facts: Mapping[str, An
     key = hashlib.sha256(f"{run._asked[asked]}:{asked}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
     result = once(run._dir, run._attempt, run.rank, key, lambda: _brief(act()), f"register model {name}")
     return Model(run.workspace, name=result["name"], version=result["version"])
+
+
+def _refuse_away(run: Run) -> None:
+    """Raise UserErrorException in a job on a machine that does not see the workspace: its registry is not there."""
+    job = read_json(run._dir.attempt(run._attempt).job) if run._attempt else None
+    if job is not None and not job.get("shared", True):
+        raise UserErrorException(
+            "A model is registered in the workspace, which this machine does not see: its files travel. Register it "
+            "from the client once the run has ended: run.register_model(...)."
+        )
 
 
 def _brief(model: Model) -> dict[str, Any]:
