@@ -30,8 +30,8 @@ def pull(words: Sequence[str], host: Host, source: str, target: str, names: Sequ
     port = ("-p", str(host.port)) if host.port else ()
     place = f"[{host.name}]" if ":" in host.name else host.name
     argv = (
-        "rsync", "--links", "--safe-links", "--times", "--perms", "--sparse", "--protect-args", f"--timeout={_STALL_SECONDS}",
-        "--rsh=" + shlex.join([*words, *user, *port]), "--from0", "--files-from=-", "--",
+        "rsync", "--links", "--safe-links", "--times", "--perms", "--sparse", "--protect-args",
+        f"--timeout={_STALL_SECONDS}", "--rsh=" + shlex.join([*words, *user, *port]), "--from0", "--files-from=-", "--",
         f"{place}:{source}/", f"{target}/",
     )  # fmt: skip
     return Call(argv, b"".join(name.encode("utf-8", "surrogateescape") + b"\0" for name in names))
