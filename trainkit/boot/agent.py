@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -256,7 +257,8 @@ class Agent:
             self.channel.send({"type": "stop", "reason": reason, "save": save})
         ranks = ranks_below(os.getpid(), self.job.run_id) if self.grace > GRACE_SECONDS else []
         for pid in ranks:  # mpirun would kill them a second after it was asked to end
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGTERM)
         for command in self.started:
             if command.status is None and not ranks:
                 command.process.send_signal(signal.SIGTERM)
