@@ -266,9 +266,7 @@ class Agent:
     def _end_all(self) -> None:
         """Leave nothing: what was started, and what that left behind, is this subreaper's to end."""
         for command in self.started:
-            if command.process.poll() is None:
-                command.process.kill()
-            command.status = command.process.wait()
+            command.status = processes.end(command.process)
         for part in self.parts:
             part.close()
         processes.end_children()

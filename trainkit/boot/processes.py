@@ -114,6 +114,16 @@ def start(
     )  # fmt: skip
 
 
+def end(process: "subprocess.Popen[bytes]", seconds: float = 5.0) -> Optional[int]:
+    """Kill a child; its status, or None where the kernel does not let it end in time (it waits for a disk or a GPU)."""
+    if process.poll() is None:
+        process.kill()
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
 def children() -> List[int]:
     """Pids of this process's own children, zombies included."""
     found = []
