@@ -276,7 +276,8 @@ def main(argv: List[str]) -> int:
     """Entry point of `python -m trainkit.boot.agent RUN_DIR ATTEMPT NODE [network]`."""
     run_dir, number, place = argv[:3]
     node = int(place if place.isdigit() else os.environ[place])
-    attempt = formation(RunDir(run_dir), int(number), node, os.environ)
+    own = os.environ if place.startswith("SLURM_") else {}  # else Slurm's words are those of a job around this one
+    attempt = formation(RunDir(run_dir), int(number), node, own)
     make_private(attempt.nodes)
     if processes.hold_lock(attempt.agent_lock(node)) is None:
         return 0
