@@ -58,8 +58,11 @@ def put_code(request: Request, rest: BinaryIO) -> Request:
     _place_code(cached, request["run_dir"])
     for name in os.listdir(folder):
         other = os.path.join(folder, name)
-        if time.time() - os.stat(other).st_mtime > _KEPT_SECONDS:
-            shutil.rmtree(other, ignore_errors=True)
+        try:
+            if time.time() - os.stat(other).st_mtime > _KEPT_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
+        except FileNotFoundError:  # another host, which has this folder too, was faster
+            continue
     return {}
 
 
