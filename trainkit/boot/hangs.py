@@ -102,7 +102,7 @@ class Hangs:
             for shim in self.shims():
                 reader = Reader.of(shim) if shim not in known else None
                 if reader is not None:
-                    self.readers.setdefault(reader.read().rank, reader)
+                    self._add(reader)
         changed = []
         for rank, reader in self.readers.items():
             pulse = reader.read()
@@ -113,6 +113,17 @@ class Hangs:
                 self._told[rank] = pulse
                 changed.append(pulse)
         return changed
+
+    def _add(self, reader: Reader) -> None:
+        """A rank's page; of two with one rank (an elastic spread replaces ranks) that of the process that lives."""
+        rank = reader.read().rank
+        before = self.readers.get(rank)
+        if before is not None and before.read().state not in "ZX":
+            reader.close()
+            return
+        if before is not None:
+            before.close()
+        self.readers[rank] = reader
 
     def _decide(self, now: float) -> None:
         """The head: find who hangs, gather stacks, record."""
