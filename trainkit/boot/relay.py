@@ -160,7 +160,7 @@ class Relay:
                     self._heard(number, asker, json.loads(line.decode("utf-8", "surrogateescape")))
         except BlockingIOError:
             pass
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             self._forget(number)
 
     def _heard(self, number: int, asker: _Asker, words: Mapping[str, Any]) -> None:
@@ -276,7 +276,7 @@ class Relay:
 def _kill(command: _Running, number: int) -> None:
     """Signal a command and its process group, unless it has ended: then the number may be another's."""
     if command.process.poll() is None:
-        with suppress(ProcessLookupError, PermissionError):
+        with suppress(OSError):  # it has just ended, or there is no such signal
             os.killpg(command.process.pid, number)
 
 
