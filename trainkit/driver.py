@@ -260,7 +260,7 @@ class Driver:
             left = error.available or 0
             if not self.job.min_nodes <= left < self.job.nodes or not self.job.min_nodes:
                 raise
-            shutil.rmtree(attempt.next().path)  # nothing of it was started
+            shutil.rmtree(self.run.attempts()[-1].path)  # nothing of it was started
             return self._start(last.interpreter, last.boot, words, limit, left)
 
     def _fail(self, kind: str, message: str, **values: Any) -> None:
