@@ -175,6 +175,8 @@ class Watch:
             return
         (again,) = self._ask_nodes([0], 0.0)
         if not self._heard(0, again):
+            rest = self.agents[1:]  # they may still see their head, and would go on beside the next attempt
+            self.line.ask([(host, {"act": "ask_to_end", "agents": [agent]}) for host, agent in rest])
             self.status = Status("lost", f"{name} cannot be reached ({again.error})")
 
     def _ask_nodes(self, nodes: Sequence[int], seconds: float) -> list[Reply]:
