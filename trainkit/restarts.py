@@ -25,7 +25,8 @@ def seconds_left(run: RunDir, job: Job) -> float | None:
     first = next(iter(launched(run)), None)
     if not job.max_seconds or first is None:
         return None
-    return job.max_seconds - (time.time() - float((read_json(first.handle, "time") or {})["time"]))
+    begun = read_json(first.agent(0), "time") or read_json(first.handle, "time") or {}  # not the time in a queue
+    return job.max_seconds - (time.time() - float(begun["time"]))
 
 
 def may_restart(run: RunDir, job: Job, verdict: dict[str, Any] | None) -> bool:

@@ -43,7 +43,9 @@ def _form(first: AttemptDir, attempt: AttemptDir) -> None:
         descriptor = os.open(str(attempt.key), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(os.urandom(32))
-    job = read_json(first.job) or {}
+    job, begun = read_json(first.job) or {}, read_json(first.agent(0), "time")
+    if begun and job.get("max_seconds"):  # they are for all attempts together
+        job["max_seconds"] = max(1.0, job["max_seconds"] - (time.time() - begun["time"]))
     publish(attempt.job, {**job, "attempt": attempt.number})
     handle = read_json(first.handle, "handle") or {}
     publish(attempt.handle, {**handle, "time": time.time(), "requeued": True})
