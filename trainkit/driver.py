@@ -251,7 +251,7 @@ class Driver:
         The run keeps its place at the target.
         """
         last = Job.from_json(read_json(attempt.job, "interpreter") or {})
-        why = why.removesuffix(outcome.HOW_TO_GO_ON)
+        why = why.removesuffix(outcome.HOW_TO_GO_ON).removesuffix(".")
         words = f"restart {restarts.made(self.run) + 1} of {self.job.max_restarts}: {why}; "
         limit = max(0.0, restarts.seconds_left(self.run, self.job) or 0.0)
         try:

@@ -17,7 +17,8 @@ def launched(run: RunDir) -> list[AttemptDir]:
 
 def made(run: RunDir) -> int:
     """How often the run's job was started again."""
-    return max(0, len(launched(run)) - 1)
+    own = [attempt for attempt in launched(run) if not (read_json(attempt.handle) or {}).get("requeued")]
+    return max(0, len(own) - 1)  # those that the cluster made by itself are its own affair
 
 
 def seconds_left(run: RunDir, job: Job) -> float | None:

@@ -36,7 +36,7 @@ inputs = torch.randn(240, 12, generator=numbers, dtype=torch.float64)
 model = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 2)).double()
 
 class Slow(Callback):
-    def on_step_end(self, loop):
+    def on_step(self, training):
         if os.environ["TRAINKIT_ATTEMPT"] == "1" and os.environ["WORLD_SIZE"] == "2":
             time.sleep(0.05)
 

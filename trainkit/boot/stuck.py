@@ -69,10 +69,10 @@ class _Rank:
     def patience(self) -> Optional[float]:
         """How long the rank may stand still; None where nothing is known of that."""
         phase = self.last.phase
-        if phase in (STARTING, ENDED) or self.last.made < 1:
-            return None
         if phase in _PATIENCE:
             return max(_PATIENCE[phase], TIMES * _high(self.gaps.get(phase, ())))
+        if phase in (STARTING, ENDED) or self.last.made < 1:
+            return None
         if not self.steps and not self.first:
             return None
         few = 1 + 1 / len(self.steps) if self.steps else 1.0  # a percentile of few says little of what is to come

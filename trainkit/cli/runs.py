@@ -67,6 +67,7 @@ def show(run: str, as_json: bool) -> None:
     """
     from trainkit.boot.newrun import read_record
     from trainkit.events import properties, tags
+    from trainkit.notes import notes_of
     from trainkit.outcome import stages_of
     from trainkit.restarts import launched
 
@@ -87,6 +88,7 @@ def show(run: str, as_json: bool) -> None:
         "ended": state.get("time"),
         "verdict": state.get("verdict"),
         "ranks": state.get("ranks", []),
+        "notes": notes_of(RunDir(path)),
     }
     output.emit(value, as_json, "" if as_json else _as_page(value))
 
@@ -118,6 +120,7 @@ def _as_page(run: dict[str, Any]) -> str:
         ("tags", [f"{k}={v}" if v not in (None, "") else k for k, v in run["tags"].items()]),
         ("properties", [f"{k}={v}" for k, v in run["properties"].items()]),
         ("directory", run["directory"]),
+        ("noted", run["notes"]),
     ]
     return "\n\n".join(part for part in [output.fields(pairs), _stages(run), _why(run)] if part)
 

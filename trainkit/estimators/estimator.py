@@ -42,7 +42,8 @@ class Estimator:
     """A training script with what it needs; `Experiment.submit` takes it.
 
     `loop`, instead of `entry_script`, names a function that makes a training loop, as "module:function"; `fit` then
-    trains here. `max_restarts`, `min_nodes`, `grace_seconds` and `resume_from` are those of ScriptRunConfig.
+    trains here. `max_restarts`, `min_nodes`, `hang`, `preflight`, `grace_seconds` and `resume_from` are those of
+    ScriptRunConfig.
 
     `script_params` maps flags to values ("" or None for a bare flag). Packages are installed over those of the
     interpreter in use, into a cached environment; with `inherit=False` into one that has nothing else. `use_gpu` is
@@ -82,6 +83,8 @@ class Estimator:
     loop: str | None = None
     max_restarts: int = 0
     min_nodes: int = 0
+    hang: str = "report"
+    preflight: bool = True
     grace_seconds: float | None = None
     inherit: bool = True
     run_config: RunConfiguration = field(init=False, repr=False)
@@ -105,6 +108,8 @@ class Estimator:
             node_count=self.node_count,
             max_restarts=self.max_restarts,
             min_nodes=self.min_nodes,
+            hang=self.hang,
+            preflight=self.preflight,
             grace_seconds=self.grace_seconds,
         )
         if self.max_run_duration_seconds is not None:
