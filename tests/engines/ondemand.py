@@ -69,6 +69,12 @@ ALL = (
         ("launchers/local.py", *_SPREADS, *_AGENTS, *_DRIVER, "trainkit/testing/runs.py", "trainkit/testing/kills.py",
          "trainkit/testing/planted.py", "benchmarks/soak.py"),
     ),
+    Demand(
+        "soak_nodes", "soak", "several nodes: random faults, each launcher; healthy loops that nobody may call stuck",
+        (*_LAUNCHERS, *_SPREADS, *_AGENTS, *_DRIVER, "trainkit/restarts.py", "tests/engines/random_faults.py",
+         "tests/engines/promises.py", "tests/engines/healthy.py", "benchmarks/soak_nodes.py"),
+        engines=(("/usr/sbin/slurmd", "-V"),),
+    ),
 )  # fmt: skip
 
 
