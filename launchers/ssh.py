@@ -83,8 +83,7 @@ class Ssh:
 
     def cancel(self, handle: str) -> None:
         """Ask the agents to end their ranks and themselves; a host that cannot be reached is left to its agent."""
-        watch = self._watch(handle)
-        watch.line.ask([(host, {"act": "ask_to_end", "agents": [agent]}) for host, agent in watch.agents])
+        self._watch(handle).cancel()
 
     def dry_run(self, job: Job) -> str:
         """The command lines of a job, and what `start` waits for. Nothing is contacted."""

@@ -19,7 +19,7 @@ _END_SECONDS = 5.0  # for an agent to end that is not needed after all
 
 def argv(line: Line, job: Job, node: int) -> tuple[str, ...]:
     """The command line of a node's agent."""
-    return agent_command(line.python, job, node, network=job.nodes > 1)
+    return agent_command(line.python, job, node, network=True)
 
 
 def start(line: Line, job: Job, hosts: Mapping[int, Host]) -> list[Reply]:

@@ -18,6 +18,7 @@ from .asking import Line, Reply
 from .hosts import Host
 
 SILENT_SECONDS = 10.0  # without an answer: a host that cannot be reached
+UNSEEN_SECONDS = 60.0  # after a cancel, without an answer of any host: the job is given up
 _STAY_SECONDS = 2.0  # a connection waits so long for an agent's end
 _PAUSE_SECONDS = 1.0  # after a host has not answered
 _FIRST_SECONDS = 5.0  # the first question of a process waits so long for its answer
@@ -64,6 +65,12 @@ class Watch:
     _problem: str = ""  # that the courier met last
     _answered: threading.Event = field(default_factory=threading.Event)
     _not_before: float = 0.0
+    _cancelled: float = float("inf")  # since when the job's end is wanted
+
+    def cancel(self) -> None:
+        """Ask the agents to end their ranks and themselves; a host that cannot be reached is left to its agent."""
+        self._cancelled = min(self._cancelled, time.monotonic())
+        self.line.ask([(host, {"act": "ask_to_end", "agents": [agent]}) for host, agent in self.agents])
 
     def look(self) -> Status:
         """What is known now; has the next round begin."""
@@ -166,18 +173,29 @@ class Watch:
         if not self._is_lost(0):
             return
         known = [host for host, _ in self.agents[1:]]
-        witnesses = (known + [spare for spare in self.spares if spare not in known])[:_WITNESSES]
-        if not witnesses:
-            return
+        unseen = time.monotonic() - max(self._silent[0], self._cancelled) >= UNSEEN_SECONDS
+        others = known + [spare for spare in self.spares if spare not in known]
+        witnesses = others if unseen else others[:_WITNESSES]
         replies = self.line.ask([(host, {"act": "ask_to_end", "agents": []}) for host in witnesses])
         if all(answer.error for answer in replies):
-            self._running("no host can be reached from here; the job goes on unseen")
+            if unseen:
+                self.status = Status("lost", self._given_up())
+            elif witnesses:
+                self._running("no host can be reached from here; the job goes on unseen")
             return
         (again,) = self._ask_nodes([0], 0.0)
         if not self._heard(0, again):
             rest = self.agents[1:]  # they may still see their head, and would go on beside the next attempt
             self.line.ask([(host, {"act": "ask_to_end", "agents": [agent]}) for host, agent in rest])
             self.status = Status("lost", f"{name} cannot be reached ({again.error})")
+
+    def _given_up(self) -> str:
+        names = [host.text for host, _ in self.agents]
+        more = f" and {len(names) - _WITNESSES} more" if len(names) > _WITNESSES else ""
+        return (
+            f"no host could be reached for {UNSEEN_SECONDS:g} s to cancel the job; its ranks may still run on "
+            f"{', '.join(names[:_WITNESSES])}{more}"
+        )
 
     def _ask_nodes(self, nodes: Sequence[int], seconds: float) -> list[Reply]:
         requests: list[tuple[Host, dict[str, Any]]] = []

@@ -19,9 +19,10 @@ from trainkit.errors import ComputeTargetException, LaunchError, UnsupportedJob
 from trainkit.job import Job
 from trainkit.testing import make_job
 from trainkit_launchers.remote import agents, far, farfiles, lines, login, packing, placing, pulling
-from trainkit_launchers.remote.asking import Reply, decode, encode
+from trainkit_launchers.remote.asking import Line, Reply, decode, encode
 from trainkit_launchers.remote.calls import Call, run_all
 from trainkit_launchers.remote.hosts import Host, parse_host, parse_hostfile, parse_hosts
+from trainkit_launchers.remote.watching import UNSEEN_SECONDS, Watch
 from trainkit_launchers.ssh import Ssh
 
 JOB = Job(run_id="r", experiment="e", run_dir="/shared/r", attempt=1, interpreter="/venv/bin/python", nodes=2)
@@ -211,6 +212,48 @@ def test_calls_run_side_by_side_and_a_slow_one_is_killed() -> None:
     assert (quick.status, quick.output) == (0, "abc")
     assert absent.status is None
     assert "no-such-program" in absent.problem
+
+
+# --- watching ---
+
+
+def _unreachable(hosts: str, spares: str = "") -> Watch:
+    """A watch of a job whose hosts do not answer: the ssh here refuses every call."""
+    watched = [(host, "m:1:2") for host in parse_hosts(hosts)]
+    watch = Watch(Line(("false",), "/venv/bin/python", 5.0), watched, parse_hosts(spares))
+    watch._silent[0] = time.monotonic() - UNSEEN_SECONDS
+    return watch
+
+
+@pytest.mark.parametrize(("hosts", "spares"), [("a", ""), ("a", "a"), ("ab", "c")])
+def test_a_job_on_hosts_that_cannot_be_reached_goes_on_until_it_is_cancelled(hosts: str, spares: str) -> None:
+    watch = _unreachable(hosts, spares)
+    watch._ask()
+    assert watch.status.phase == "running"
+    watch.cancel()
+    watch._ask()
+    assert watch.status.phase == "running"
+    watch._cancelled -= UNSEEN_SECONDS
+    watch.cancel()
+    watch._ask()
+    assert watch.status.phase == "lost"
+    assert watch.status.words == (
+        f"no host could be reached for 60 s to cancel the job; its ranks may still run on {', '.join(hosts)}"
+    )
+
+
+def test_a_head_that_stays_silent_is_lost_where_others_answer(tmp_path: Path) -> None:
+    (tmp_path / "ssh").write_text('#!/bin/sh\n[ $2 = a ] && exit 255\nshift 2\nexec sh -c "$1"\n')
+    (tmp_path / "ssh").chmod(0o755)
+    watch = _unreachable("a", "b")
+    watch.line = Line((str(tmp_path / "ssh"),), sys.executable, 20.0)
+    watch._ask()
+    assert watch.status.phase == "lost" and watch.status.words.startswith("a cannot be reached")
+
+
+def test_one_node_is_on_a_network_too() -> None:
+    """Its head gives a sign of life only there."""
+    assert "/shared/r 1 0 network\n" in Ssh(hosts=("a",)).dry_run(Job(**{**vars(JOB), "nodes": 1}))
 
 
 # --- places ---
