@@ -27,10 +27,10 @@ from trainkit.job import Job, Launcher
 from trainkit.judging import GRACE_SECONDS, brief, judged
 from trainkit.options import several_machines
 from trainkit.slots import Slots
-from trainkit.starting import Life, environment, write_key
+from trainkit.starting import environment, write_key
+from trainkit.watching import CANCEL_AGAIN_SECONDS, watch
 
-_CANCEL_AGAIN_SECONDS = 6.0
-_STARTING_SECONDS = 3.0
+_RETRY_SECONDS, _RETRY_PAUSE_SECONDS = 30.0, 3.0  # of a restart that the cluster does not take now
 
 
 class _Canceled(Exception):
@@ -119,7 +119,7 @@ class Driver:
         with suppress(Exception):
             launcher, handle = self._launcher(), str((read_json(attempt.handle, "handle") or {})["handle"])
             launcher.cancel(handle)
-            deadline = time.monotonic() + _CANCEL_AGAIN_SECONDS
+            deadline = time.monotonic() + CANCEL_AGAIN_SECONDS
             while launcher.poll(handle).phase in ("queued", "running") and time.monotonic() < deadline:
                 time.sleep(0.05)
         processes.sweep("TRAINKIT_RUN_ID", self.run.path.name, grace=GRACE_SECONDS)
@@ -218,50 +218,31 @@ class Driver:
 
     def _watch(self, attempt: AttemptDir) -> tuple[str, str]:
         """Wait for the job's end; why it is lost where it is, else nothing, and the cluster's words on its end."""
-        launcher, handle = self._launcher(), (read_json(attempt.handle, "handle") or {})["handle"]
         if self.stage[0] != "Running":
             self._say("Running")
-        asked, begun, pause, life = 0.0, time.monotonic(), 0.01, Life(self.run, attempt)
-        while True:
-            status = launcher.poll(handle)
-            if status.phase == "ended":
-                return "", status.words
-            if status.phase == "lost":
-                return status.words or "the cluster no longer knows the job", ""
-            if status.phase == "queued":
-                self._say("Queued", status.words)
-                life.begin_again()
-            elif self.stage[0] == "Queued":
-                self._say("Running", status.words)
-            if status.phase == "running" and (silent := life.lost()):
-                again = getattr(launcher, "again", None)  # of one whose cluster starts a job again by itself
-                if not again or self.run.cancel.exists() or not again(handle):
-                    launcher.cancel(handle)
-                    return silent, ""
-                life.begin_again()
-            if self.run.cancel.exists() and time.monotonic() - asked > _CANCEL_AGAIN_SECONDS:
-                asked = time.monotonic()
-                launcher.cancel(handle)
-            time.sleep(pause)
-            pause = 0.01 if time.monotonic() - begun < _STARTING_SECONDS else min(0.25, pause * 1.2)
+        return watch(self.run, attempt, self._launcher(), self._say)
 
     def _restart(self, attempt: AttemptDir, why: str) -> AttemptDir:
         """The next attempt, with the interpreter of the last one, on as many nodes as there are and the job needs.
 
-        The run keeps its place at the target.
+        The run keeps its place at the target. A cluster that does not answer is asked again for a while.
         """
         last = Job.from_json(read_json(attempt.job, "interpreter") or {})
         why = why.removesuffix(outcome.HOW_TO_GO_ON).removesuffix(".")
         words = f"restart {restarts.made(self.run) + 1} of {self.job.max_restarts}: {why}; "
-        limit = max(0.0, restarts.seconds_left(self.run, self.job) or 0.0)
-        try:
-            return self._start(last.interpreter, last.boot, words, limit)
-        except LaunchError as error:
-            left = error.available or 0
-            if not self.job.min_nodes <= left < self.job.nodes or not self.job.min_nodes:
-                raise
-            shutil.rmtree(self.run.attempts()[-1].path)  # nothing of it was started
-            return self._start(last.interpreter, last.boot, words, limit, left)
+        nodes, deadline = self.job.nodes, time.monotonic() + _RETRY_SECONDS
+        while True:
+            left = restarts.seconds_left(self.run, self.job)
+            try:
+                return self._start(last.interpreter, last.boot, words, max(1.0, left) if left else 0.0, nodes)
+            except LaunchError as error:
+                fewer = error.available or 0
+                enough = 0 < self.job.min_nodes <= fewer < nodes
+                if not enough and not (error.transient and time.monotonic() < deadline):
+                    raise
+                nodes = fewer if enough else nodes
+                shutil.rmtree(self.run.attempts()[-1].path)  # nothing of it was started
+                time.sleep(0 if enough else _RETRY_PAUSE_SECONDS)
 
     def _fail(self, kind: str, message: str, **values: Any) -> None:
         """End a run that never got as far as ranks."""

@@ -23,7 +23,8 @@ from trainkit.boot.failing import Failing
 from trainkit.boot.formation import formation
 from trainkit.boot.gathering import Gathering
 from trainkit.boot.identity import job_environment, node_environment
-from trainkit.boot.parts import Part, parts_of
+from trainkit.boot.part import Part
+from trainkit.boot.parts import parts_of
 from trainkit.boot.ranks import without_ranks
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json

@@ -52,7 +52,7 @@ class Channel:
         """Send to one peer, or to all; a peer that is gone, or takes nothing, is reported by `received`."""
         with self._lock:
             peers = [(n, p) for n, p in self._peers.items() if n in self._heard and to in (None, n)]
-        data = json.dumps(message).encode()
+        data = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
         for node, peer in peers:
             try:
                 with self._sending[node]:

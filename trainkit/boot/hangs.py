@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence
 
 from trainkit.boot.channel import Channel
+from trainkit.boot.part import Part
 from trainkit.boot.pulse import ENDED, Pulse, Reader
 from trainkit.boot.rundir import AttemptDir, Lines
 from trainkit.boot.shims import ranks_below
@@ -29,7 +30,7 @@ _MOST_BYTES = 200_000  # of stacks in one message
 Message = Dict[str, Any]
 
 
-class Hangs:
+class Hangs(Part):
     """One node's watch over its ranks, and at the head over all of them."""
 
     def __init__(
@@ -39,7 +40,6 @@ class Hangs:
         """`shims` gives the processes of this node's ranks; `end` says that a rank that hangs ends the job."""
         self.job, self.attempt, self.node, self.names = job, attempt, node, tuple(names)
         self.send, self.shims, self.end = send, shims, end
-        self.ended_by = ""
         self.readers: Dict[int, Reader] = {}  # by rank
         self._told: Dict[int, Pulse] = {}
         self._looked = 0.0
@@ -50,10 +50,6 @@ class Hangs:
         self._since = 0.0
         self._stacks: Dict[int, Dict[str, str]] = {}  # by node
         self._reported: Dict[int, Pulse] = {}  # the last word of ranks that were named
-
-    def environment(self) -> Dict[str, str]:
-        """Nothing: a rank's page is found by its process."""
-        return {}
 
     def step(self) -> None:
         """Look, tell and decide, if it is time to."""
@@ -83,9 +79,6 @@ class Hangs:
         else:
             return False
         return True
-
-    def lost(self, node: int) -> None:
-        """Nothing: the agent sees to it."""
 
     def close(self) -> None:
         """Let go of the ranks' pages."""

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Dict
 
+from trainkit.boot.part import Part
 from trainkit.boot.rundir import AttemptDir
 
 SIGN_SECONDS = 2.0
 
 
-class LifeSign:
+class LifeSign(Part):
     """Writes the time into attempts/K/nodes/0.beat; ends a job that was given up while this machine slept."""
 
     def __init__(self, attempt: AttemptDir) -> None:
         self._attempt, self._given = attempt, 0.0
-        self.ended_by = ""
-
-    def environment(self) -> Dict[str, str]:
-        """Nothing: ranks do not see it."""
-        return {}
 
     def step(self) -> None:
         """Give a sign, if it is time to."""
@@ -33,13 +28,3 @@ class LifeSign:
             pass
         if self._attempt.next().handle.exists():
             self.ended_by = "the job was started again without this node"
-
-    def take(self, node: int, message: Dict[str, Any]) -> bool:
-        """No message is meant for it."""
-        return False
-
-    def lost(self, node: int) -> None:
-        """Nothing: the agent sees to it."""
-
-    def close(self) -> None:
-        """Nothing is held."""

@@ -17,8 +17,9 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
+from trainkit.boot.part import Part
 from trainkit.boot.rundir import AttemptDir, PathLike, make_private
 
 NOTE_SECONDS = 0.1
@@ -102,10 +103,8 @@ class _Log:
         self.place, self.size = Place(0, 0, self.place.beginning + 1), 0
 
 
-class LogNotes:
+class LogNotes(Part):
     """The notes of one node, a part of its agent; `limit` is the size over which a log loses its middle."""
-
-    ended_by = ""
 
     def __init__(self, attempt: AttemptDir, node: int, ranks: Sequence[int], limit: int = LIMIT_BYTES) -> None:
         self._half = max(limit, LEAST_LIMIT_BYTES) // 2 // _PAGE * _PAGE
@@ -132,17 +131,6 @@ class LogNotes:
         self._at += max(0, size - self._start) // _NOTE.size * _NOTE.size
         for rank, place in there.places().items():
             self._logs[rank].place = place
-
-    def environment(self) -> Dict[str, str]:
-        """Nothing that ranks have to know."""
-        return {}
-
-    def take(self, node: int, message: Dict[str, Any]) -> bool:
-        """No message is meant for it."""
-        return False
-
-    def lost(self, node: int) -> None:
-        """Another node's logs are that node's."""
 
     def step(self) -> None:
         """Note what moved, where it is time; costs a comparison otherwise. Nothing is raised for a full disk."""

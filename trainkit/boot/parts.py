@@ -1,43 +1,14 @@
-"""What an agent does beside starting and ending ranks: each a part of its own, with the same few calls.
-
-The agent calls `step` in every turn of its loop (at least every 50 ms), offers each message of other nodes' agents to
-`take`, and calls `close` once when all is over. A part never waits.
-"""
+"""Which parts (see `trainkit.boot.part`) an agent has, for a job like this."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Protocol
+from typing import Any, Callable, List, Optional
 
 from trainkit.boot.channel import Channel
 from trainkit.boot.lognotes import LogNotes
+from trainkit.boot.part import Part
 from trainkit.boot.rundir import AttemptDir
 from trainkit.job import Job, Node
-
-
-class Part(Protocol):
-    """One of the agent's other tasks."""
-
-    ended_by: str  # why the job should end, in one sentence; empty while there is no reason
-
-    def environment(self) -> Dict[str, str]:
-        """What this node's ranks are told about it."""
-        ...
-
-    def step(self) -> None:
-        """Do what is due."""
-        ...
-
-    def take(self, node: int, message: Dict[str, Any]) -> bool:
-        """Take in a message of a node's agent; whether it was meant for this part."""
-        ...
-
-    def lost(self, node: int) -> None:
-        """A node is gone."""
-        ...
-
-    def close(self) -> None:
-        """Let go of everything."""
-        ...
 
 
 def parts_of(

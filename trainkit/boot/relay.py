@@ -21,6 +21,8 @@ import subprocess
 from contextlib import suppress
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Set, Tuple
 
+from trainkit.boot.part import Part
+
 Message = Dict[str, Any]
 Start = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[bytes]"]
 _CHUNK = 24 * 1024  # of output in one message: the channel takes messages of a megabyte at most
@@ -55,7 +57,7 @@ class _Running:
                 self.pipes[stream] = pipe
 
 
-class Relay:
+class Relay(Part):
     """Node `node`'s share of the remote shell. Everything happens in `take` and `step`, on the caller's thread.
 
     `send(message, to)` puts a message on the agents' channel; `start(argv, environment)` starts a command with this
@@ -76,8 +78,6 @@ class Relay:
         self._running: Dict[Tuple[int, int], _Running] = {}  # by the asker's node and number
         self._count = 0
         self._gone: Set[int] = set()
-
-    ended_by = ""
 
     def environment(self) -> Dict[str, str]:
         """What local programs need to find this relay."""

@@ -1,0 +1,86 @@
+"""Watches a job until it has ended, or has to be given up: by its launcher's words, and by its head's signs of life."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from trainkit.boot.rundir import AttemptDir, RunDir, read_json
+from trainkit.errors import TrainkitError
+from trainkit.job import Launcher
+
+CANCEL_AGAIN_SECONDS = 6.0
+SILENCE_SECONDS = 20.0  # of a head that gave signs of life before
+_STARTING_SECONDS = 3.0
+
+
+def watch(run: RunDir, attempt: AttemptDir, launcher: Launcher, say: Callable[[str, str], None]) -> tuple[str, str]:
+    """Wait for the job's end: why it is lost, where it is, else nothing; and the cluster's words on its end."""
+    handle = str((read_json(attempt.handle, "handle") or {})["handle"])
+    asked, begun, pause, life, queued = 0.0, time.monotonic(), 0.01, Life(run, attempt), False
+    while True:
+        status = launcher.poll(handle)
+        if status.phase == "ended":
+            return "", status.words
+        if status.phase == "lost":
+            return status.words or "the cluster no longer knows the job", ""
+        if status.phase == "queued":
+            say("Queued", status.words)
+            life.begin_again()
+        elif queued:
+            say("Running", status.words)
+        queued = status.phase == "queued"
+        if not queued and (silent := life.lost()):
+            again = getattr(launcher, "again", None)  # of one whose cluster starts a job again by itself
+            if not again or run.cancel.exists() or not again(handle):
+                _cancel(launcher, handle)
+                return silent, ""
+            life.begin_again()
+        if run.cancel.exists() and time.monotonic() - asked > CANCEL_AGAIN_SECONDS:
+            asked = time.monotonic()
+            _cancel(launcher, handle)
+        time.sleep(pause)
+        pause = 0.01 if time.monotonic() - begun < _STARTING_SECONDS else min(0.25, pause * 1.2)
+
+
+def _cancel(launcher: Launcher, handle: str) -> None:
+    """Ask for the job's end; a cluster that refuses, or does not answer, is asked again later."""
+    try:
+        launcher.cancel(handle)
+    except TrainkitError as error:
+        print(f"{time.strftime('%H:%M:%S')} the job could not be ended: {error.message}", flush=True)
+
+
+class Life:
+    """The signs of life that the head's agent leaves in its attempt's folder, as this process sees them."""
+
+    def __init__(self, run: RunDir, attempt: AttemptDir) -> None:
+        self._run, self._attempt, self._over = run, attempt, 0
+        self._last, self._seen, self._looked = "", time.monotonic(), 0.0
+
+    def begin_again(self) -> None:
+        """The job waits to be started: signs of its attempts so far count no more."""
+        self._over = self._over or max(attempt.number for attempt in self._run.attempts())
+
+    def lost(self) -> str:
+        """Why the head has to be given up; empty while it lives, has said how it ended, or never gave a sign."""
+        now = time.monotonic()
+        if now - self._looked < 1.0:
+            return ""
+        gap, self._looked = now - self._looked, now
+        newest = self._run.attempts()[-1]
+        if newest.number > self._attempt.number and newest.handle.exists():  # the cluster has started the job again
+            self._attempt, self._over = newest, 0
+            self._last, self._seen = "", now
+        if self._attempt.number <= self._over and self._attempt.beat.exists():
+            return ""
+        try:
+            sign = self._attempt.beat.read_text()
+        except OSError:
+            sign = ""
+        if not sign or sign != self._last or gap > SILENCE_SECONDS / 2:  # this process itself may have slept
+            self._last, self._seen = sign, now
+        if now - self._seen < SILENCE_SECONDS or self._attempt.agent_end(0).exists():
+            return ""
+        name = (read_json(self._attempt.agent(0)) or {}).get("name", "the head")
+        return f"node 0 ({name}) was lost: its agent has given no sign of life for {SILENCE_SECONDS:g} s"
