@@ -31,7 +31,7 @@ from .manifests import (
     service_manifest,
     version_of,
 )
-from .podstates import index_of, seen
+from .podstates import complaint, index_of, seen
 from .seldom import Seldom
 
 __all__ = ["Kubernetes", "Secret", "Toleration", "Volume"]
@@ -226,9 +226,9 @@ class Kubernetes:
         except subprocess.TimeoutExpired as error:
             raise LaunchError("kubectl does not come to an end.", command=command, transient=True) from error
         if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            said = complaint(done.stderr) or f"exit code {done.returncode}"
             raise LaunchError(
-                f"kubectl {words[0]} failed: {said[-1]}", command=command, output=done.stderr,
+                f"kubectl {words[0]} failed: {said}", command=command, output=done.stderr,
                 transient=any(word in done.stderr for word in _PASSING),
             )  # fmt: skip
         return done.stdout

@@ -1,4 +1,4 @@
-"""What Kubernetes says of a job and its pods, as a status in words: pure functions of `kubectl get ... -o json`."""
+"""What Kubernetes says of a job and its pods, as a status in words: pure functions of what kubectl prints."""
 
 from __future__ import annotations
 
@@ -122,3 +122,12 @@ def _words(said: Mapping[str, Any]) -> str:
     if "exitCode" in said and not message:
         message = f"exit code {said['exitCode']}"
     return ": ".join(part for part in (reason, message) if part)
+
+
+def complaint(errors: str) -> str:
+    """kubectl's last complaint, in one line: where it lists what is wrong, with "* " before each, all of it."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    first = len(lines) - 1
+    while first > 0 and lines[first].startswith("* "):
+        first -= 1
+    return " ".join(lines[max(first, 0) :])

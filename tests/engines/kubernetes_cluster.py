@@ -139,10 +139,12 @@ class Cluster:
 
     def _kubelet(self) -> None:
         folder = self.folder
+        # This kubelet forgets a pod's deletion that comes while it starts the pod, until it looks at all pods again.
         self._start(
-            str(self.bin / "kubelet"), f"--kubeconfig={self.kubeconfig}", "--container-runtime=docker",
-            f"--docker-endpoint={self.socket}", "--pod-infra-container-image=pause:here", "--cgroup-driver=cgroupfs",
-            "--cgroups-per-qos=false", "--enforce-node-allocatable=", "--hostname-override=node1",
+            str(self.bin / "kubelet"), "--sync-frequency=5s", f"--kubeconfig={self.kubeconfig}",
+            "--container-runtime=docker", f"--docker-endpoint={self.socket}",
+            "--pod-infra-container-image=pause:here", "--cgroup-driver=cgroupfs", "--cgroups-per-qos=false",
+            "--enforce-node-allocatable=", "--hostname-override=node1",
             f"--node-ip={self.address}", "--root-dir=/run/kubelet", "--cert-dir=/run/kubelet-pki", "--address=0.0.0.0",
             "--port=20250", "--read-only-port=0", "--healthz-port=0", "--authorization-mode=AlwaysAllow",
             "--anonymous-auth=true", f"--resolv-conf={folder}/resolv.conf", "--eviction-hard=",

@@ -1,4 +1,4 @@
-"""Run by on_demand_kubernetes.py in its testbed's ctl, beside a real Kubernetes 1.20: jobs of one node."""
+"""Run by on_demand_kubernetes.py in its testbed's ctl, beside a real Kubernetes 1.20: jobs and runs of one node."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from trainkit import outcome
+from trainkit import ComputeTarget, Experiment, Run, ScriptRunConfig, Workspace, outcome
 from trainkit.boot.processes import with_environment
+from trainkit.distributed import SpreadConfiguration
 from trainkit.errors import LaunchError, UnsupportedJob
 from trainkit.testing import LauncherLaws, launch, make_job, wait_until
 from trainkit_launchers.kubernetes import Kubernetes, Volume
 
 SLEEP = "import time; time.sleep(300)"
+LOGGING = "import os; from trainkit import Run; Run.get_context().log('rank', int(os.environ['RANK']))\n"
 ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -103,3 +105,49 @@ def test_a_shell_opens_in_the_pod(tmp_path: Path) -> None:
 
 def test_a_job_that_the_cluster_has_forgotten_is_lost() -> None:
     assert kubernetes().poll("default/never-was").phase == "lost"
+
+
+# --- whole runs: submitted, watched and judged by the driver ---
+
+
+def submitted(folder: Path, script: str, **values: Any) -> Run:
+    """A run of two ranks on one node of the cluster."""
+    (folder / "source").mkdir()
+    (folder / "source" / "train.py").write_text(LOGGING + script)
+    workspace = Workspace.create("kubernetes", path=str(folder))
+    ComputeTarget.attach(workspace, "cluster", kubernetes(**values))
+    config = ScriptRunConfig(
+        folder / "source", "train.py", compute_target="cluster", use_gpu=False,
+        distributed_job_config=SpreadConfiguration("fork", 2, 1),
+    )  # fmt: skip
+    return Experiment(workspace, "work").submit(config)
+
+
+def test_a_run_is_completed_with_what_its_ranks_logged(tmp_path: Path) -> None:
+    run = submitted(tmp_path, "")
+    run.wait_for_completion()
+    assert run.get_status() == "Completed"
+    assert run.get_metrics(rank="all") == {0: {"rank": 0}, 1: {"rank": 1}}
+
+
+def test_a_run_whose_script_fails_is_failed_in_its_words(tmp_path: Path) -> None:
+    run = submitted(tmp_path, "raise ValueError('no such bird')")
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Failed"
+    assert "no such bird" in str(run.get_details())
+
+
+def test_a_running_run_is_cancelled(tmp_path: Path) -> None:
+    run = submitted(tmp_path, SLEEP)
+    wait_until(lambda: len(run.get_metrics(rank="all")) == 2, 60, "the ranks' start")
+    run.cancel()
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Canceled"
+    assert not with_environment("TRAINKIT_RUN_ID", run.id)
+
+
+def test_a_run_that_the_server_refuses_is_failed_in_its_words(tmp_path: Path) -> None:
+    run = submitted(tmp_path, "", labels={"no label": "x"})
+    run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Failed"
+    assert "is invalid: " in str(run.get_details())

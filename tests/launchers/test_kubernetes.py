@@ -271,6 +271,13 @@ def test_what_the_server_refuses_is_told_in_its_words(cluster: Kubernetes, tmp_p
     assert (error.message, error.transient) == (f"kubectl create failed: {words}", False)
 
 
+def test_a_list_of_what_is_invalid_is_told_whole(cluster: Kubernetes, tmp_path: Path) -> None:
+    lines = ("Warning: old", 'The Job "x" is invalid: ', "* metadata.labels: bad", "* spec.template.labels: bad")
+    error = refused(cluster, tmp_path, "\n".join(lines))
+    said = 'The Job "x" is invalid: * metadata.labels: bad * spec.template.labels: bad'
+    assert (error.message, error.transient) == (f"kubectl create failed: {said}", False)
+
+
 def test_a_server_that_is_away_is_a_passing_trouble(cluster: Kubernetes, tmp_path: Path) -> None:
     words = "The connection to the server 10.0.0.1:6443 was refused - did you specify the right host or port?"
     assert refused(cluster, tmp_path, words).transient
