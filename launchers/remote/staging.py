@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -123,6 +123,7 @@ class Away:
     line: Line
     handle: agents.Handle
     _known: dict[int, str] = field(default_factory=dict)  # what was fetched last, by node
+    _checkpoints: dict[int, Sequence[str]] = field(default_factory=dict)  # those that each node was last seen to have
     _introduced: bool = False
 
     def sent(self) -> Mapping[str, str]:
@@ -164,16 +165,17 @@ class Away:
                     problems.append(f"{changed[node].host.text}: {problem}")
                 else:
                     self._known[node] = str(changed[node].values["digest"])
-        if 0 in replies and not problems:
-            self._forget_checkpoints(replies[0].values["checkpoints"])
+        self._checkpoints.update({n: r.values["checkpoints"] for n, r in replies.items() if not r.error})
+        if not problems and len(self._checkpoints) == len(self.handle.nodes):
+            self._forget_checkpoints({name for names in self._checkpoints.values() for name in names})
         return "; ".join(problems)
 
     def _pull(self, reply: Reply) -> Any:
         names = [name for name in reply.values["names"] if packing.is_welcome(name, self.handle.attempt)]
         return pulling.pull(self.line.words, reply.host, self.handle.away, self.handle.run_dir, names)
 
-    def _forget_checkpoints(self, there: Sequence[str]) -> None:
-        """Remove here the checkpoints of this attempt that the ranks have removed there."""
+    def _forget_checkpoints(self, there: Set[str]) -> None:
+        """Remove here the checkpoints of this attempt that no node has any more: its ranks have removed them."""
         run = Path(self.handle.run_dir)
         begun = (run / f"attempts/{self.handle.attempt}/job.json").stat().st_mtime
         for path in run.glob("checkpoints/**/step-*"):

@@ -18,7 +18,7 @@ import pytest
 from trainkit.errors import ComputeTargetException, LaunchError, UnsupportedJob
 from trainkit.job import Job
 from trainkit.testing import make_job
-from trainkit_launchers.remote import agents, far, farfiles, lines, login, packing, placing, pulling
+from trainkit_launchers.remote import agents, far, farfiles, lines, login, packing, placing, pulling, staging
 from trainkit_launchers.remote.asking import Line, Reply, decode, encode
 from trainkit_launchers.remote.calls import Call, run_all
 from trainkit_launchers.remote.hosts import Host, parse_host, parse_hostfile, parse_hosts
@@ -411,6 +411,32 @@ def test_only_what_was_written_there_is_listed(tmp_path: Path) -> None:
     assert again["names"] is None
     farfiles.clean({"run_dirs": [str(there)]}, io.BytesIO())
     assert not there.exists()
+
+
+def test_a_checkpoint_is_forgotten_here_when_no_node_has_it_any_more(tmp_path: Path) -> None:
+    """Each host is a folder: the ssh here knows it by its name."""
+    make_job(tmp_path / "here", "")
+    text = f'while [ "$1" != -- ]; do shift; done\ncd {tmp_path}/hosts/$2 || exit 255\nexec sh -c "$3"\n'
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\n{text}")
+    (tmp_path / "ssh").chmod(0o755)
+    for path in ("here/checkpoints/step-1", "here/checkpoints/step-2", "hosts/a", "hosts/b/run/checkpoints/step-1"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "hosts/b/run/checkpoints/step-1/manifest.json").write_text("{}")
+    line = Line((str(tmp_path / "ssh"),), sys.executable, 20.0)
+    nodes = [(Host("a"), "m:1:2"), (Host("b"), "m:3:4")]
+    away = staging.Away(line, agents.Handle(sys.executable, nodes, "", str(tmp_path / "here"), 1, "run"))
+
+    def kept() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "here/checkpoints").iterdir())
+
+    for node, name in enumerate("ab"):  # all of it was fetched already
+        request = {"run_dir": str(tmp_path / "hosts" / name / "run"), "known": ""}
+        away._known[node] = farfiles.changes(request, io.BytesIO())["digest"]
+    assert away.fetch([0]) == "" and kept() == ["step-1", "step-2"]  # nobody knows what the other has
+    assert away.fetch([0, 1]) == "" and kept() == ["step-1"]
+    (tmp_path / "hosts/b").rename(tmp_path / "hosts/gone")
+    assert away.fetch([0]) == "" and kept() == ["step-1"]
+    assert "b: " in away.fetch([0, 1]) and kept() == ["step-1"]
 
 
 def test_results_are_brought_by_rsync_over_the_same_ssh() -> None:
