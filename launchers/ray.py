@@ -185,9 +185,14 @@ class Ray:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url(path), data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
+            with urllib.request.build_opener(_Stay).open(request, timeout=_ANSWER_SECONDS) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
+            if "Location" in error.headers:
+                raise LaunchError(
+                    f"{self.address} redirects to {error.headers['Location']}, which is not followed: a token would go "
+                    "there too. Give the address of the Ray cluster's dashboard itself."
+                ) from error
             raise refusal(self.address, error.code, error.read().decode("utf-8", "replace")) from error
         except ValueError as error:
             raise LaunchError(f"What answers at {self.address} is not Ray's dashboard.") from error
@@ -198,6 +203,13 @@ class Ray:
                 "reachable from here (ray start --head --dashboard-host=0.0.0.0)?",
                 transient=True,
             ) from error
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect."""
+
+    def redirect_request(self, *values: Any, **more: Any) -> None:
+        """None: the redirect becomes an HTTPError."""
 
 
 class Unknown(LaunchError):

@@ -157,6 +157,7 @@ class Dashboard(HTTPServer):
     """Answers every path with the code and text that are set; notes what it was asked."""
 
     code, text = 200, "{}"
+    location = ""  # where it redirects to
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answering)
@@ -172,6 +173,8 @@ class Answering(BaseHTTPRequestHandler):
         assert isinstance(self.server, Dashboard)
         self.server.asked.append((self.path, self.headers.get("Authorization", "")))
         self.send_response(self.server.code)
+        if self.server.location:
+            self.send_header("Location", self.server.location)
         self.end_headers()
         self.wfile.write(self.server.text.encode())
 
@@ -218,6 +221,17 @@ def test_a_token_comes_from_the_environment_alone(
     with pytest.raises(LaunchError):
         target.start(make_job(tmp_path / "b", "")[0])
     assert dashboard.asked[-1][1] == "Bearer abc"
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused(dashboard: Dashboard, code: int) -> None:
+    """urllib would take the token along, to any host."""
+    dashboard.code, dashboard.location = code, f"{dashboard.address}/elsewhere"
+    target = Ray(dashboard.address)
+    for call in (lambda: target._call("GET", "/api/jobs/a"), lambda: target._call("POST", "/api/jobs/", {})):
+        with pytest.raises(LaunchError, match="redirects to .*/elsewhere, which is not followed"):
+            call()
+    assert [path for path, _ in dashboard.asked] == ["/api/jobs/a", "/api/jobs/"]
 
 
 def test_a_job_is_asked_for_seldom_and_never_after_its_end(dashboard: Dashboard, tmp_path: Path) -> None:
