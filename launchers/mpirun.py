@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +52,10 @@ class Mpi:
 def find_mpi(interpreter: str) -> Mpi:
     """The mpirun of the MPI library that mpi4py loads in `interpreter`, else one beside it or on PATH.
 
-    Raises LaunchError naming what to install where there is none, or where the library's own mpirun is missing.
+    Raises LaunchError naming what to install where there is none, or where the library's own mpirun is missing, and one
+    that is transient where a program does not answer in time or cannot be started.
     """
-    probe = subprocess.run([interpreter, "-c", _PROBE], capture_output=True, text=True, timeout=60)
+    probe = _run([interpreter, "-c", _PROBE], 60.0)
     if probe.returncode == 0:
         version, library = (probe.stdout.splitlines() + ["", ""])[:2]
         kind = _kind(version)
@@ -75,6 +77,16 @@ def find_mpi(interpreter: str) -> Mpi:
     return Mpi(_kind(version), version, "", beside)
 
 
+def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        why = f"has not said within {seconds:g} s which MPI it has"
+    except OSError as error:
+        why = f"cannot be started: {error.strerror or error}"
+    raise LaunchError(f"{command[0]} {why}.", command=command, transient=True)
+
+
 def _kind(version: str) -> str:
     words = version.lower()
     return "openmpi" if "open mpi" in words or "openrte" in words else "intel" if "intel" in words else "mpich"
@@ -82,7 +94,7 @@ def _kind(version: str) -> str:
 
 def _version(mpirun: str) -> str:
     """The first line of what it says of itself. Raises LaunchError where it cannot even do that."""
-    shown = subprocess.run([mpirun, "--version"], capture_output=True, text=True, timeout=20)
+    shown = _run([mpirun, "--version"], 20.0)
     if shown.returncode != 0:
         words = (shown.stderr.strip() or shown.stdout.strip()).splitlines()
         raise LaunchError(f"{mpirun} does not work here: {words[0] if words else f'exit code {shown.returncode}'}")

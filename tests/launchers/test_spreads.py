@@ -13,6 +13,7 @@ from trainkit.boot import plugins
 from trainkit.errors import LaunchError
 from trainkit.job import Job, Node
 from trainkit.testing import launch, make_job, wait_until
+from trainkit_launchers import mpirun
 from trainkit_launchers.local import Local
 from trainkit_launchers.mpirun import Mpi, find_mpi
 from trainkit_launchers.spreads.fork import fork
@@ -79,6 +80,20 @@ def test_an_mpirun_that_does_not_work_says_why(tmp_path: Path) -> None:
         (tmp_path / name).chmod(0o755)
     with pytest.raises(LaunchError, match="mpirun does not work here: no home directory"):
         find_mpi(str(tmp_path / "python"))
+
+
+def test_an_interpreter_that_cannot_be_started_may_be_asked_again(tmp_path: Path) -> None:
+    (tmp_path / "python").write_bytes(b"\x7fELF, half written")
+    (tmp_path / "python").chmod(0o755)
+    with pytest.raises(LaunchError, match="python cannot be started: Exec format error.$") as raised:
+        find_mpi(str(tmp_path / "python"))
+    assert raised.value.transient
+
+
+def test_a_program_that_does_not_answer_may_be_asked_again() -> None:
+    with pytest.raises(LaunchError, match=r"^sleep has not said within 0.1 s which MPI it has.$") as raised:
+        mpirun._run(["sleep", "60"], 0.1)
+    assert raised.value.transient
 
 
 def test_two_silent_worlds_of_one_are_an_error_that_names_both_libraries(tmp_path: Path) -> None:
