@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -88,6 +89,44 @@ def test_a_log_whose_name_is_gone_is_still_noted(attempt: AttemptDir) -> None:
         log.write("two\n")
     notes.close()
     assert noted(attempt) == [(0, 0, 4), (0, 0, 8)]
+
+
+def test_a_log_that_a_network_disk_has_lost_is_opened_again(attempt: AttemptDir) -> None:
+    notes = LogNotes(attempt, 0, [0])
+    add(attempt, 0, "one\n")
+    look(notes)
+    os.close(notes._logs[0].fd)
+    notes._logs[0].fd = 1 << 20  # what is asked of it is an error, as of a file that its server has forgotten
+    notes._look(0.0)
+    look(notes)
+    add(attempt, 0, "two\n")
+    notes.close()
+    assert noted(attempt) == [(0, 0, 4), (0, 1, 4), (0, 1, 8)]
+
+
+class Slow(threading.Thread):
+    """Whoever waits for it has waited in vain, at once."""
+
+    def join(self, timeout: float | None = None) -> None:
+        if timeout is None:
+            super().join()
+
+
+def test_what_is_still_being_cut_at_the_end_stays_open(attempt: AttemptDir) -> None:
+    notes = LogNotes(attempt, 0, [0])
+    add(attempt, 0, "one\n")
+    look(notes)
+    over = threading.Event()
+    notes._cutting = Slow(target=over.wait, daemon=True)
+    notes._cutting.start()
+    attempt.rank_log(0).unlink()
+    attempt.rank_log(0).touch()
+    before = notes._logs[0].fd, notes._fd
+    notes.close()
+    assert (notes._logs[0].fd, notes._fd) == before and all(os.fstat(fd) for fd in before)
+    over.set()
+    notes._cutting.join()
+    notes.close()
 
 
 def test_a_log_over_its_limit_keeps_its_head_and_its_tail(attempt: AttemptDir) -> None:

@@ -80,23 +80,32 @@ class _Log:
         """Its size now; -1 where there is no such file yet."""
         if self.fd < 0 or renewed:
             self._open()
-        return os.fstat(self.fd).st_size if self.fd >= 0 else -1
+        try:
+            return os.fstat(self.fd).st_size if self.fd >= 0 else -1
+        except OSError:  # a network disk that has lost it: its name is tried again
+            return -1
 
     def _open(self) -> None:
         """Open it; where its name means another file now, that one. A file whose name is gone is still followed."""
         try:
             there = os.stat(self.path)
-            if self.fd >= 0:
-                here = os.fstat(self.fd)
-                if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
-                    return
+            if self.fd >= 0 and self._is(there):
+                return
             fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             return
         if self.fd >= 0:
-            os.close(self.fd)
+            with suppress(OSError):
+                os.close(self.fd)
             self.begin_anew()
         self.fd = fd
+
+    def _is(self, there: os.stat_result) -> bool:
+        try:
+            here = os.fstat(self.fd)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def begin_anew(self) -> None:
         """What was noted of it so far is no longer in the file."""
@@ -145,13 +154,18 @@ class LogNotes(Part):
         self._look(float("inf"))
         if self._cutting is not None:
             self._cutting.join(_CUT_SECONDS)
+        if self._is_cutting():  # it must not find another file under a number of its own; the agent soon ends
+            return
         for log in self._logs.values():
             if log.fd >= 0:
                 os.close(log.fd)
         os.close(self._fd)
 
+    def _is_cutting(self) -> bool:
+        return self._cutting is not None and self._cutting.is_alive()
+
     def _look(self, now: float) -> None:
-        renewed = now >= self._renew
+        renewed = now >= self._renew and not self._is_cutting()  # whose files stay open
         if renewed:
             self._renew = now + _RENEWED_SECONDS
         at, notes, moved, over = time.time(), [], [], []
@@ -174,7 +188,7 @@ class LogNotes(Part):
                 log.size, log.count = size, log.count + 1
                 if log.count > MANY:
                     log.due = now + SPARSE_SECONDS
-        if over and (self._cutting is None or not self._cutting.is_alive()):
+        if over and not self._is_cutting():
             self._cutting = threading.Thread(target=self._cut, args=(over,), daemon=True)
             self._cutting.start()
 
@@ -198,7 +212,10 @@ class LogNotes(Part):
         for rank in ranks:
             log = self._logs[rank]
             begin = max(log.place.end, self._half)
-            end = (os.fstat(log.fd).st_size - self._half) // _PAGE * _PAGE
+            try:
+                end = (os.fstat(log.fd).st_size - self._half) // _PAGE * _PAGE
+            except OSError:
+                continue
             if end <= begin:
                 continue
             log.place = log.place._replace(begin=self._half, end=end)
