@@ -153,6 +153,8 @@ def test_a_reader_that_has_stopped_leaves_most_of_it_in_the_pipe(agents: Agents)
     assert not (agents.folder / "written").exists()
     asking.kill()
     asking.communicate()
+    assert wait_until(lambda: not agents.relays[2]._running, 10, "the end of what nobody reads any more")
+    assert agents.started[0].returncode == -9
 
 
 def test_what_a_lost_node_ran_has_ended_and_others_know_who_lives(agents: Agents) -> None:

@@ -112,13 +112,12 @@ class Relay(Part):
                 self._on_exit({"id": number, "status": _LOST, "why": "the agent of node %d was lost" % node})
         for key, command in self._running.items():
             if key[0] == node:
-                _kill(command, signal.SIGKILL)
+                _drop(command)
 
     def close(self) -> None:
         """Kill what was started here and hang up."""
         for command in self._running.values():
-            _kill(command, signal.SIGKILL)
-            _close_pipes(command)
+            _drop(command)
         for asker in self._askers.values():
             asker.connection.close()
         self._listener.close()
@@ -241,7 +240,9 @@ class Relay(Part):
 
     def _on_kill(self, message: Message) -> None:
         command = self._running.get((int(message["from"]), int(message["id"])))
-        if command is not None:
+        if command is not None and int(message["signal"]) == signal.SIGKILL:  # nobody who lives can pass that on
+            _drop(command)
+        elif command is not None:
             _kill(command, int(message["signal"]))
 
     def _on_taken(self, message: Message) -> None:
@@ -278,6 +279,13 @@ def _kill(command: _Running, number: int) -> None:
     if command.process.poll() is None:
         with suppress(OSError):  # it has just ended, or there is no such signal
             os.killpg(command.process.pid, number)
+
+
+def _drop(command: _Running) -> None:
+    """Kill a command for whose output nobody waits any more: what it has printed holds its end up no longer."""
+    _kill(command, signal.SIGKILL)
+    _close_pipes(command)
+    command.window = _WINDOW
 
 
 def _close_pipes(command: _Running) -> None:
