@@ -57,6 +57,8 @@ class Cluster:
         self.folder = bed.shared / "kubernetes"
         self.folder.mkdir()
         self.kubeconfig = self.folder / "kubeconfig"
+        for path in ("/var/lib", "/var/log"):  # a kubelet writes there whatever it is told: the machine's are spared
+            bed.hide("node1", path)
         self._write()
         self._docker()
         self._control()
@@ -130,7 +132,7 @@ class Cluster:
         self._start(
             str(self.bin / "kube-controller-manager"), *own, f"--service-account-private-key-file={folder}/sa.key",
             f"--controllers={CONTROLLERS}", "--secure-port=26444", "--bind-address=127.0.0.1",
-            f"--cert-dir={folder}/certs-m",
+            f"--cert-dir={folder}/certs-m", "--flex-volume-plugin-dir=/run/kubelet-plugins",
         )  # fmt: skip
         self._start(
             str(self.bin / "kube-scheduler"), *own, "--secure-port=26445", "--bind-address=127.0.0.1",
@@ -145,7 +147,8 @@ class Cluster:
             "--container-runtime=docker", f"--docker-endpoint={self.socket}",
             "--pod-infra-container-image=pause:here", "--cgroup-driver=cgroupfs", "--cgroups-per-qos=false",
             "--enforce-node-allocatable=", "--hostname-override=node1",
-            f"--node-ip={self.address}", "--root-dir=/run/kubelet", "--cert-dir=/run/kubelet-pki", "--address=0.0.0.0",
+            f"--node-ip={self.address}", "--root-dir=/run/kubelet", "--cert-dir=/run/kubelet-pki",
+            "--volume-plugin-dir=/run/kubelet-plugins", "--address=0.0.0.0",
             "--port=20250", "--read-only-port=0", "--healthz-port=0", "--authorization-mode=AlwaysAllow",
             "--anonymous-auth=true", f"--resolv-conf={folder}/resolv.conf", "--eviction-hard=",
             "--image-gc-high-threshold=100", "--fail-swap-on=false",
