@@ -17,7 +17,7 @@ from trainkit.job import Job, Status
 
 from . import slurmstates as states
 from . import slurmtext as text
-from .slurmcalls import Watched, call, check_allocation, check_room, find, step_of, submit, watched
+from .slurmcalls import Watched, call, check_allocation, check_room, find, may_again, step_of, submit, watched
 
 _MORE_SECONDS = 10.0  # beyond the ranks' grace, before Slurm kills what is left
 
@@ -137,9 +137,9 @@ class Slurm:
             call("scancel", job.id, *job.where)
 
     def again(self, handle: str) -> bool:
-        """Have Slurm start the job again, whose head fell silent; False where that was not asked for, or is refused."""
+        """Have Slurm start the job again, whose head fell silent; False where it may not be, or Slurm refuses."""
         job = text.Handle.parse(handle)
-        return self.requeue and call("scontrol", "requeue", job.id, *job.where).returncode == 0
+        return self.requeue and may_again(job) and call("scontrol", "requeue", job.id, *job.where).returncode == 0
 
     def shell(self, handle: str, node: int) -> tuple[str, ...]:
         """The words that run what is appended to them on that node of the running job, at a terminal."""

@@ -112,6 +112,15 @@ def step_of(job: Handle) -> tuple[str, str]:
     return states.step(seen.stdout, job.name), seen.stderr if silent else ""
 
 
+def may_again(job: Handle) -> bool:
+    """Whether the job's max_restarts, where it has one, lets it be started again after the loss of a node."""
+    if not job.restarts:
+        return True
+    shown = call("scontrol", "show", "job", "-o", job.id, *job.where, seconds=_ASK_SECONDS)
+    attempt = int(job.name.rpartition(".")[2]) + states.restarts(shown.stdout)
+    return shown.returncode == 0 and attempt <= job.restarts
+
+
 def submit(command: Sequence[str], job: Job) -> Handle:
     """Submit; where Slurm refuses, or does not say whether it has accepted, nothing is left. Raises LaunchError."""
     done = call(*command, times=False)

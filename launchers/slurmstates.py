@@ -135,6 +135,12 @@ def account(output: str) -> Entry | None:
     return Entry(name, 0.0, 0.0, _time(end), nodes, "", ", ".join(word for word in words if word))
 
 
+def restarts(output: str) -> int:
+    """How often the job of `scontrol show job -o` was started again."""
+    found = re.search(r"(?:^|\s)Restarts=(\d+)", output)
+    return int(found.group(1)) if found else 0
+
+
 def _exit(code: str) -> str:
     """ "7:0" is exit code 7, "0:9" signal 9."""
     number, _, signal = code.partition(":")

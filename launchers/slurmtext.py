@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from trainkit.errors import LaunchError, UnsupportedJob, UserErrorException
@@ -44,9 +44,10 @@ class Handle:
     grace: int = 0  # seconds that the agents may take to end the ranks
     name: str = ""  # of the agents' step
     process: str = ""  # in an allocation that the user holds: what runs the script there
+    restarts: int = 0  # the job's max_restarts
 
     def __str__(self) -> str:
-        return " ".join(str(word) or "-" for word in (self.id, self.cluster, self.grace, self.name, self.process))
+        return " ".join(str(word) or "-" for word in astuple(self))
 
     @property
     def where(self) -> list[str]:
@@ -57,7 +58,7 @@ class Handle:
     def parse(cls, text: str) -> Handle:
         """The inverse of `str`."""
         words = ["" if word == "-" else word for word in text.split(" ")]
-        return cls(words[0], words[1], int(words[2]), words[3], words[4])
+        return cls(words[0], words[1], int(words[2] or 0), words[3], words[4], int("".join(words[5:]) or 0))
 
 
 def submitted(output: str, job: Job) -> Handle:
@@ -66,7 +67,7 @@ def submitted(output: str, job: Job) -> Handle:
     number, _, cluster = line.partition(";")
     if not number.isdigit():
         raise LaunchError(f"sbatch did not say the job's number, but {output.strip()!r}.", output=output)
-    return Handle(number, cluster, int(job.grace_seconds), name_of(job))
+    return Handle(number, cluster, int(job.grace_seconds), name_of(job), restarts=job.max_restarts)
 
 
 def name_of(job: Job) -> str:
@@ -210,7 +211,7 @@ def script(launcher: Slurm, job: Job) -> str:
         f'{shlex.join(agents)} --output="${{folder//%/%%}}/logs/agent-%n.log" \\',
         f"    {shlex.join(command)}",
         "code=$?",
-        *(_again(run_dir) if launcher.requeue else ()),
+        *(_again(run_dir, job.max_restarts) if launcher.requeue else ()),
         "exit $code",
     ]
     return "\n".join(lines) + "\n"
@@ -229,13 +230,13 @@ def is_path(text: str) -> bool:
     return text.strip().startswith("/") and not re.search(r"\s", text.strip())
 
 
-def _again(run_dir: str) -> list[str]:
+def _again(run_dir: str, max_restarts: int) -> list[str]:
     """Slurm starts again only what it ends itself: ranks that were asked to end and have saved, and jobs whose agents
-    lost a node before Slurm knew, ask for it."""
-    saved, lost = (
-        """grep -qs '"exit_code": 75' "$folder"/ranks/*.json""",
-        """grep -qs '"lost": {"' "$folder"/nodes/*.end.json""",
-    )
+    lost a node before Slurm knew, ask for it; the latter not without end, where the job says how often."""
+    saved = """grep -qs '"exit_code": 75' "$folder"/ranks/*.json"""
+    lost = """grep -qs '"lost": {"' "$folder"/nodes/*.end.json"""
+    if max_restarts:
+        lost = f'{{ [ "$attempt" -le {max_restarts} ] && {lost}; }}'
     return [
         f"if [ ! -e {run_dir}/cancel.json ] && {{ {saved} || {lost}; }}; then",
         '    scontrol requeue "$SLURM_JOB_ID" && sleep 60  # until Slurm ends this script',

@@ -175,6 +175,29 @@ def test_the_script_asks_to_be_started_again_only_where_that_can_help(
     assert calls == ("requeue 12\n" if again and not cancelled else "")
 
 
+@pytest.mark.parametrize(
+    ("first", "restarts", "limit", "again"),
+    [(1, 0, 0, True), (1, 9, 0, True), (1, 0, 2, True), (1, 1, 2, True), (1, 2, 2, False), (2, 1, 2, False)],
+)
+def test_a_job_that_loses_nodes_is_started_again_as_often_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, restarts: int, limit: int, again: bool
+) -> None:
+    job = dataclasses.replace(JOB, run_dir=str(tmp_path / "run"), attempt=first, max_restarts=limit)
+    end = tmp_path / f"run/attempts/{first + restarts}/nodes/0.end.json"
+    end.parent.mkdir(parents=True)
+    end.write_text('{"node": 0, "reason": "", "lost": {"node": 1, "name": "n2"}}')
+    told = f'if [ $1 = show ]; then echo "JobId=12 Restarts={restarts} x=1"; else echo "$@" >>"{tmp_path}/calls"; fi'
+    for program, does in (("srun", "exit 7"), ("scontrol", told), ("sleep", ":")):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / program).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": str(restarts)}
+    launcher = Slurm(requeue=True)
+    subprocess.run(["bash", "-s"], input=launcher.script(job), text=True, env=env, timeout=30)
+    asked = (tmp_path / "calls").exists()
+    monkeypatch.setenv("PATH", env["PATH"])
+    assert (asked, launcher.again(str(text.submitted("12", job)))) == (again, again)
+
+
 def test_a_dry_run_shows_everything() -> None:
     shown = Slurm(partition="gpu", queue_timeout_seconds=600).dry_run(JOB)
     assert shown.startswith("sbatch --parsable --job-name=birds_17.3 --nodes=2")
@@ -190,10 +213,12 @@ def test_a_shell_opens_on_the_nodes_own_place_in_the_allocation() -> None:
 
 @pytest.mark.parametrize(
     "handle",
-    [text.Handle("12", "", 4, "r.1"), text.Handle("12", "east", 60, "r.1"), text.Handle("1", "", 4, "r.1", "b:1:2")],
-)
+    [text.Handle("12", "", 0, "r.1"), text.Handle("12", "east", 60, "r.1"), text.Handle("1", "", 4, "r.1", "b:1:2"),
+     text.Handle("1", "", 4, "r.1", "", 3)],
+)  # fmt: skip
 def test_a_handle_is_a_text_and_back(handle: text.Handle) -> None:
     assert text.Handle.parse(str(handle)) == handle
+    assert text.Handle.parse("12 - 4 r.1 -") == text.Handle("12", "", 4, "r.1")
 
 
 def test_what_sbatch_answers() -> None:
