@@ -1,6 +1,6 @@
 """The soak on several nodes: small jobs, each with one random fault at a random instant, and what is promised of them.
 
-python -m benchmarks.soak_nodes                            10 minutes of each launcher, then 200 healthy loops
+python -m benchmarks.soak_nodes                            10 minutes of each launcher; beside them 200 healthy loops
 python -m benchmarks.soak_nodes --minutes ssh=4 --healthy 0 --write no
 python -m benchmarks.soak_nodes --only ssh:17 --seed 5     one draw again
 
@@ -104,7 +104,9 @@ def once(lab: Lab, drawn: Draw, seed: int) -> Seen:
     seen.seconds = round(time.time() - begun, 1)
     if seen.wrong:
         if run is not None and client is not None:
-            shutil.copytree(run, KEEP / f"{drawn.launcher}-{seed}-{drawn.number}", symlinks=True, dirs_exist_ok=True)
+            kept = KEEP / f"{drawn.launcher}-{seed}-{drawn.number}"
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(run, kept, symlinks=True)
             if not ended(run):
                 client.bed.run("ctl", [PROGRAM, "cancel", run.name], cwd=client.folder)
         lab.drop()
@@ -177,6 +179,11 @@ class Campaign:
         finally:
             lab.drop()
 
+    def all_beds(self, launcher: str, until: float, beds: int) -> None:
+        """`work` on so many testbeds side by side."""
+        with ThreadPoolExecutor(beds) as pool:
+            list(pool.map(lambda first: self.work(launcher, first, until, beds), range(beds)))
+
     def _tell(self, seen: Seen) -> None:
         with self._lock:
             self.seen.append(seen)
@@ -199,7 +206,7 @@ class Campaign:
                 loop = healthy.once(Path(folder), self.seed, number, KEEP)
             with self._lock:
                 self.loops.append(loop)
-                if loop.wrong or len(self.loops) % 20 == 0:
+                if loop.wrong or len(self.loops) % 10 == 0:
                     print(f"healthy:{number} {loop.wrong or 'well'} ({len(self.loops)} so far)", flush=True)
 
         with ThreadPoolExecutor(together) as pool:
@@ -256,12 +263,12 @@ def main() -> int:
         launcher, _, number = asked.only.partition(":")
         campaign.work(launcher, int(number))
         return int(any(seen.wrong for seen in campaign.seen))
-    for words in asked.minutes:
-        launcher, _, minutes = words.partition("=")
-        until, beds = time.time() + float(minutes) * 60, 1 if launcher == "ray" else asked.beds
-        with ThreadPoolExecutor(beds) as pool:
-            list(pool.map(lambda first: campaign.work(launcher, first, until, beds), range(beds)))  # noqa: B023
-    campaign.heal(asked.healthy, time.time() + asked.healthy_minutes * 60, asked.together)
+    with ThreadPoolExecutor(1) as beside:
+        loops = beside.submit(campaign.heal, asked.healthy, time.time() + asked.healthy_minutes * 60, asked.together)
+        for words in asked.minutes:
+            launcher, _, minutes = words.partition("=")
+            campaign.all_beds(launcher, time.time() + float(minutes) * 60, 1 if launcher == "ray" else asked.beds)
+        loops.result()
     rows = campaign.rows()
     if asked.write == "yes":
         machine = {"cpus": str(os.cpu_count()), "kernel": platform.release()}

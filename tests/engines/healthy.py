@@ -78,5 +78,7 @@ def once(folder: Path, seed: int, number: int, keep: Path) -> Loop:
         wrong.append(f"{state.get('status')}: {(state.get('verdict') or {}).get('summary')}")
         run.cancel()
     if wrong:
-        shutil.copytree(run.directory, keep / f"healthy-{seed}-{number}", symlinks=True, dirs_exist_ok=True)
+        kept = keep / f"healthy-{seed}-{number}"
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(run.directory, kept, symlinks=True)
     return Loop(number, time.monotonic() - begun, epochs * 10, len(lines), "; ".join(wrong))

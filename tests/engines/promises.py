@@ -31,7 +31,8 @@ SLACK_SECONDS = 5.0  # of a machine that does other things as well
 LEFT_SECONDS = 15.0
 _FENCE_SECONDS = 8.0
 _TMP = ("tmp", "dev/shm")
-_OURS = re.compile(r"\.filled|trainkit-ports-\d+")  # the testbed's, and a machine's book of the ports in use
+# The testbed's; a machine's book of the ports in use; torch's cache, and what its torchrun leaves where it is killed.
+_OTHERS = re.compile(r"\.filled|trainkit-ports-\d+|torchinductor_\w+|torchelastic_\w+")
 
 
 def bound(planting: Planting) -> float:
@@ -64,7 +65,7 @@ def files(bed: Testbed) -> dict[str, set[str]]:
     for name in bed.names:
         root = Path(f"/proc/{bed.nodes[name].pid}/root")
         entries = [f"/{folder}/{entry.name}" for folder in _TMP for entry in _listed(root / folder)]
-        found[name] = {entry for entry in entries if not _OURS.fullmatch(Path(entry).name)}
+        found[name] = {entry for entry in entries if not _OTHERS.fullmatch(Path(entry).name)}
     return found
 
 
