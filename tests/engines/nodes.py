@@ -18,6 +18,7 @@ from tests.engines import keeper
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BOOT_SECONDS = 30.0
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 _SWITCH = """
 set -eu
@@ -33,7 +34,7 @@ exec sleep infinity </dev/null >/dev/null
 # node, where the testing process ends before the node is ready.
 _NODE = """
 set -eu
-id=$1 name=$2 folder=$3 address=$4
+id=$1 name=$2 folder=$3 address=$4 checkout=$5
 own=$folder/own
 mount -t tmpfs -o mode=755 "$id/$name" "$own"
 read -r pid rest </proc/self/stat
@@ -54,7 +55,10 @@ mkdir /run/sshd /run/lock
 chmod 1777 /run/lock
 mount -t tmpfs -o size=2g,mode=1777 "$id/$name" /dev/shm
 if [ "$name" != ctl ]; then
+    mkdir "$own/checkout"  # the nodes run its Python, wherever it lies
+    case $checkout in /tmp/*) mount --rbind "$checkout" "$own/checkout" ;; esac
     mount -t tmpfs -o size=2g,mode=1777 "$id/$name" /tmp
+    case $checkout in /tmp/*) mkdir -p "$checkout" && mount --move "$own/checkout" "$checkout" ;; esac
     mount -t proc proc /proc
 fi
 cat /proc/sys/kernel/random/uuid >"$own/boot_id"
@@ -201,7 +205,7 @@ class Node:
         kinds = ["--net", "--uts", "--ipc", "--mount", "--propagation", "private"]
         if self.name != "ctl":
             kinds += ["--pid", "--fork", "--kill-child"]
-        arguments = ["init", self.bed.name, self.name, str(self.folder), self.address]
+        arguments = ["init", self.bed.name, self.name, str(self.folder), self.address, str(CHECKOUT)]
         self._process = _started(["unshare", *kinds, "bash", "-c", _NODE, *arguments])
         pid = int(_line(self._process, self.name))
         (self.folder / "pid").write_text(str(pid))
