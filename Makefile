@@ -74,7 +74,9 @@ bench:
 
 soak:
 	@$(SETUP)
-	@$(call kept,benchmarks.soak $(ARGS))
+	@scripts/engines && scripts/ray-venv >/dev/null
+	@$(BIN)/python -m benchmarks.soak_nodes; nodes=$$?; $(BIN)/python -m benchmarks.soak $(ARGS); one=$$?; \
+	    $(BIN)/python -m scripts.tables && exit $$((nodes | one))
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
