@@ -15,9 +15,10 @@ from trainkit.boot import processes
 from trainkit.errors import LaunchError
 from trainkit.job import Job, Status
 
+from . import slurmcalls as calls
 from . import slurmstates as states
 from . import slurmtext as text
-from .slurmcalls import Watched, call, check_allocation, check_room, find, may_again, step_of, submit, watched
+from .slurmcalls import Watched, call, watched
 
 _MORE_SECONDS = 10.0  # beyond the ranks' grace, before Slurm kills what is left
 
@@ -72,8 +73,9 @@ class Slurm:
     def start(self, job: Job) -> str:
         """Submit the job, or start it in the allocation. Raises LaunchError with Slurm's own words."""
         text.check_job(self, job)
-        if not self.held and not any(option.startswith("--clusters") for option in self.extra):
-            check_room(self.partition, str(self.time), job)
+        if not self.held:
+            calls.end_earlier(job, self.extra)
+            calls.check_room(self.partition, str(self.time), job, self.extra)
         path = Path(text.script_of(job))
         try:
             os.stat(path.parent / "logs")  # without it Slurm would accept the job, and not run it
@@ -81,7 +83,7 @@ class Slurm:
             path.write_text(self.script(job))
         except OSError as error:
             raise LaunchError(f"The batch script cannot be written: {error}") from error
-        return str(self._start_inside(job) if self.held else submit(self._command(job), job))
+        return str(self._start_inside(job) if self.held else calls.submit(self._command(job), job))
 
     def _command(self, job: Job) -> tuple[str, ...]:
         script = text.script_of(job)
@@ -92,14 +94,13 @@ class Slurm:
         number = self.allocation or os.environ.get("SLURM_JOB_ID", "")
         if not number:
             raise LaunchError("inside=True needs an allocation: call `salloc -N NODES`, and submit from its shell.")
-        check_allocation(number, job)
+        calls.check_allocation(number, job)
         with open(text.output_of(job), "ab") as log:
             shell = subprocess.Popen(
                 self._command(job), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=job.run_dir,
                 start_new_session=True, env={**text.environment(os.environ), "SLURM_JOB_ID": number},
             )  # fmt: skip
-        name, identity = text.name_of(job), processes.identity(shell.pid)
-        return text.Handle(number, "", int(job.grace_seconds), name, identity)
+        return text.Handle(number, "", int(job.grace_seconds), text.name_of(job), processes.identity(shell.pid))
 
     def poll(self, handle: str) -> Status:
         """Where the job is. Slurm is asked at most once a second; while it does not answer, what was known last."""
@@ -109,16 +110,17 @@ class Slurm:
         return known.status
 
     def _look(self, job: text.Handle, last: Status) -> Status:
-        found, silence = find(job)
+        found, silence = calls.find(job)
         if found is None:
             return states.unreachable(last, silence)
         late = states.waited_too_long(job.id, found, clock.time(), self.queue_timeout_seconds)
-        if late:
-            call("scancel", job.id, *job.where)
-        return late or states.status(job.id, found, clock.time(), self.requeue)
+        told = late or states.status(job.id, found, clock.time(), self.requeue)
+        if told.phase == "ended" and found.may_return:
+            calls.forget(job.id, job.where)
+        return told
 
     def _look_inside(self, job: text.Handle, last: Status) -> Status:
-        step, silence = step_of(job)
+        step, silence = calls.step_of(job)
         starting = not processes.rebooted(job.process) and processes.is_alive(job.process)
         return states.unreachable(last, silence) if silence else states.inside(job.id, step, starting)
 
@@ -128,7 +130,7 @@ class Slurm:
         late = watched.setdefault(handle, Watched()).cancelled_for() > job.grace + _MORE_SECONDS
         if self.requeue:
             call("scontrol", "update", f"jobid={job.id}", "requeue=0", *job.where)  # else its script asks for it
-        step, _ = step_of(job)
+        step, _ = calls.step_of(job)
         if step:
             call("scancel", step, *([] if late else ["--signal=TERM"]), *job.where)
         elif job.process:
@@ -139,7 +141,7 @@ class Slurm:
     def again(self, handle: str) -> bool:
         """Have Slurm start the job again, whose head fell silent; False where it may not be, or Slurm refuses."""
         job = text.Handle.parse(handle)
-        return self.requeue and may_again(job) and call("scontrol", "requeue", job.id, *job.where).returncode == 0
+        return self.requeue and calls.may_again(job) and call("scontrol", "requeue", job.id, *job.where).returncode == 0
 
     def shell(self, handle: str, node: int) -> tuple[str, ...]:
         """The words that run what is appended to them on that node of the running job, at a terminal."""

@@ -9,7 +9,7 @@ import os
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trainkit.errors import LaunchError
 from trainkit.job import Job, Status
@@ -20,6 +20,8 @@ from .slurmtext import Handle, environment, name_of, refused, submitted
 
 _CALL_SECONDS = 30.0
 _ASK_SECONDS = 8.0  # for what is asked again and again: whoever watches the job has more to look at
+_GONE_SECONDS = 10.0  # for an earlier job's nodes to clean up
+_PAUSE_SECONDS = 0.2
 _EVERY_SECONDS = 1.0, 5.0  # between two questions about a job: soon, and when it has been watched for minutes
 
 
@@ -70,8 +72,15 @@ def call(*command: str, times: bool = True, seconds: float = _CALL_SECONDS) -> s
     return subprocess.CompletedProcess(command, 255, "", words)
 
 
-def check_room(partition: str, limit: str, job: Job) -> None:
-    """Refuse what sbatch would accept and Slurm never start. Raises LaunchError."""
+def _clusters(extra: Sequence[str]) -> list[str]:
+    """Of sbatch's options those that other commands need to find its job."""
+    return [option for option in extra if option.startswith("--clusters")]
+
+
+def check_room(partition: str, limit: str, job: Job, extra: Sequence[str]) -> None:
+    """Refuse what sbatch would accept and Slurm never start, unless another cluster has it. Raises LaunchError."""
+    if _clusters(extra):
+        return
     command = ("scontrol", "show", "partition", "-o")
     known = call(*command)
     if known.returncode:
@@ -119,6 +128,43 @@ def may_again(job: Handle) -> bool:
     shown = call("scontrol", "show", "job", "-o", job.id, *job.where, seconds=_ASK_SECONDS)
     attempt = int(job.name.rpartition(".")[2]) + states.restarts(shown.stdout)
     return shown.returncode == 0 and attempt <= job.restarts
+
+
+def forget(number: str, where: Sequence[str]) -> None:
+    """End a job for good: Slurm is not to queue it again either."""
+    call("scontrol", "update", f"jobid={number}", "requeue=0", *where)
+    call("scancel", number, *where)
+
+
+def end_earlier(job: Job, extra: Sequence[str]) -> None:
+    """See to it that no Slurm job of an earlier attempt runs, or is started again, beside the next one.
+
+    Raises LaunchError where Slurm does not say so. A node of it that does not answer is not waited for.
+    """
+    names = ",".join(name_of(replace(job, attempt=number)) for number in range(1, job.attempt))
+    where = _clusters(extra)
+    command = ("squeue", "-h", "-t", "all", f"--name={names}", "-o", states.LISTED, *where)
+    begun, wanted = time.monotonic(), set[str]()
+    while names:
+        seen = call(*command)
+        if seen.returncode:
+            raise refused(command, seen.stderr)
+        if not wanted:
+            for number in states.unended(seen.stdout, returning=True):
+                forget(number, where)
+        live = states.unended(seen.stdout)
+        wanted = wanted or {number for number, state in live.items() if state != "COMPLETING"}
+        left = {number: state for number, state in live.items() if number in wanted}
+        late = time.monotonic() - begun > _GONE_SECONDS
+        if not left or (late and set(left.values()) == {"COMPLETING"}):
+            return
+        if late:
+            known = " ".join(left)
+            words = (
+                f"Slurm has not ended the run's earlier job {known}, beside which the next would run: scancel {known}"
+            )
+            raise LaunchError(words, transient=True)
+        time.sleep(_PAUSE_SECONDS)
 
 
 def submit(command: Sequence[str], job: Job) -> Handle:

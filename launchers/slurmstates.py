@@ -12,6 +12,7 @@ from datetime import datetime
 from trainkit.job import Status
 
 SQUEUE = "%T|%S|%V|%e|%N|%r"  # what is asked of squeue, for `entry`
+LISTED = "%i|%T"  # what is asked of squeue, for `unended`
 SACCT = "State,ExitCode,End,NodeList"  # what is asked of sacct, for `account`
 SETTLE_SECONDS = 30.0  # in which a job that lost its nodes is put back into the queue, or a node cleans up
 _QUEUED = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
@@ -89,6 +90,11 @@ class Entry:
         """Whether it has ended, or is as good as: nothing of it is started any more."""
         return self.state in _ENDED
 
+    @property
+    def may_return(self) -> bool:
+        """Whether Slurm may yet start it, for the first time or again."""
+        return self.queued or self.state in _RETURNS
+
     def returns(self, now: float) -> bool:
         """Whether it has ended in a way after which a job that asked for it is soon queued again."""
         return self.state in _RETURNS and now - self.end < SETTLE_SECONDS
@@ -102,6 +108,13 @@ def entry(output: str) -> Entry | None:
             state, begin, submitted, end, nodes, reason = fields
             return Entry(state, _time(begin), _time(submitted), _time(end), nodes, reason)
     return None
+
+
+def unended(output: str, returning: bool = False) -> dict[str, str]:
+    """The jobs of `squeue -h -t all -o LISTED` that have not ended, by number, and if asked those that may return."""
+    pairs = (line.strip().partition("|") for line in output.splitlines())
+    live = {number: state for number, _, state in pairs if number.isdigit()}
+    return {n: s for n, s in live.items() if s not in _ENDED or (returning and s in _RETURNS)}
 
 
 def details(output: str) -> Entry | None:

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,29 @@ def test_a_job_that_ends_well_is_not_started_again(tmp_path: Path) -> None:
     handle = launch(launcher, job, attempt)
     assert "(COMPLETED)" in ended(launcher, handle)
     assert " Restarts=0 " in slurm("scontrol", "show", "job", "-o", number(handle))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_no_earlier_job_of_a_run_is_left_beside_the_next(tmp_path: Path, held: bool) -> None:
+    job, attempt = make_job(tmp_path, SLEEP, nodes=2)
+    launcher = Slurm(requeue=True)
+    earlier = launch(launcher, job, attempt)
+    running(attempt, 2)
+    if held:
+        slurm("scontrol", "requeuehold", number(earlier))
+        state = lambda: slurm("squeue", "-h", "-j", number(earlier), "-o", "%T").strip()  # noqa: E731
+        wait_until(lambda: state() == "PENDING", 60, "a job that waits to be started again")
+    following = AttemptDir(attempt.path.parent / "2")
+    for folder in (following.logs, following.ranks, following.nodes):
+        folder.mkdir(parents=True)
+    following.key.write_bytes(attempt.key.read_bytes())
+    again = replace(job, attempt=2)
+    publish(following.job, again.to_json())
+    handle = launch(launcher, again, following)
+    assert "JobState=CANCELLED" in slurm("scontrol", "show", "job", "-o", number(earlier))
+    running(following, 2)
+    launcher.cancel(handle)
+    ended(launcher, handle)
 
 
 def test_a_forgotten_job_has_ended() -> None:

@@ -13,6 +13,7 @@ import pytest
 from trainkit.errors import LaunchError, UnsupportedJob, UserErrorException
 from trainkit.job import Job, Status
 from trainkit.options import launcher_of, options_of
+from trainkit_launchers import slurmcalls
 from trainkit_launchers import slurmroom as room
 from trainkit_launchers import slurmstates as states
 from trainkit_launchers import slurmtext as text
@@ -196,6 +197,52 @@ def test_a_job_that_loses_nodes_is_started_again_as_often_as_it_says(
     asked = (tmp_path / "calls").exists()
     monkeypatch.setenv("PATH", env["PATH"])
     assert (asked, launcher.again(str(text.submitted("12", job)))) == (again, again)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "shown", "cancelled"),
+    [
+        (1, "12|PENDING", []),
+        (3, "", []),
+        (3, "11|COMPLETED\n12|FAILED", []),
+        (3, "11|COMPLETED\n12|PENDING", ["12"]),
+        (3, "11|NODE_FAIL\n12|RUNNING", ["11", "12"]),
+        (3, "12|COMPLETING", ["12"]),
+    ],
+)
+def test_no_earlier_job_of_a_run_is_left_beside_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempt: int, shown: str, cancelled: list[str]
+) -> None:
+    (tmp_path / "shown").write_text(shown)
+    for program, does in (
+        ("squeue", 'cat "$(dirname $0)/shown"; echo "$@" >>"$(dirname $0)/asked"'),
+        ("scontrol", 'echo "$@" >>"$(dirname $0)/updated"'),
+        ("scancel", 'cd "$(dirname $0)"; echo $1 >>cancelled; sed -i "s/^$1|[PR].*ING$/$1|CANCELLED/" shown'),
+    ):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    slurmcalls.end_earlier(dataclasses.replace(JOB, attempt=attempt), ["--exclusive", "--clusters=east"])
+
+    def lines(name: str) -> list[str]:
+        return (tmp_path / name).read_text().splitlines() if (tmp_path / name).exists() else []
+
+    assert lines("cancelled") == cancelled
+    assert lines("updated") == [f"update jobid={number} requeue=0 --clusters=east" for number in cancelled]
+    assert all("--name=birds_17.1,birds_17.2 " in line for line in lines("asked")) and bool(lines("asked")) == (
+        attempt > 1
+    )
+
+
+def test_while_slurm_does_not_answer_no_next_job_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "squeue").write_text(
+        "#!/bin/sh\necho 'squeue: error: Unable to contact slurm controller' >&2; exit 1\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(LaunchError, match="Unable to contact slurm controller") as raised:
+        Slurm().start(JOB)
+    assert raised.value.transient
 
 
 def test_a_dry_run_shows_everything() -> None:
@@ -442,6 +489,8 @@ def test_a_job_that_asked_for_requeue_has_not_ended_when_it_loses_its_nodes(stat
     assert status(line, requeue=True).phase == "queued"
     assert status(line, requeue=True, now=1795335999.0).phase == "ended"  # Slurm has not done so
     assert status(line).phase == "ended"
+    found = states.entry(line)
+    assert found is not None and found.may_return
 
 
 def test_a_node_that_does_not_answer_keeps_no_job_alive_for_ever() -> None:
