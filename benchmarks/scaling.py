@@ -107,8 +107,8 @@ def starting(name: str, ranks: int) -> Way:
 
 
 def file_of(name: str) -> str:
-    """The name of a way's script."""
-    return name.lower().replace(", ", "-")
+    """The name of a way's script, which must not be that of a module."""
+    return "train-" + name.lower().replace(", ", "-")
 
 
 def measure(steps: int, repeats: int) -> list[dict[str, Any]]:

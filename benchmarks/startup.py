@@ -37,7 +37,7 @@ from tests.engines.testbed import Testbed
 RESULT = Path(__file__).parent / "results" / "startup.json"
 BIN = Path(sys.executable).parent
 RAY = Path.home() / ".cache" / "trainkit"
-SECONDS = 60.0
+SECONDS = 150.0
 WHO = """
 import time
 now = time.time()
@@ -130,9 +130,10 @@ def simply(name: str, *before: str, environment: Mapping[str, str] | None = None
 
 
 def horovodrun(nodes: int = 2) -> Way:
-    """horovodrun over the nodes."""
+    """horovodrun over the nodes; one rank on this machine."""
     hosts = ",".join(f"node{number + 1}:1" for number in range(nodes))
-    return simply("horovodrun", str(BIN / "horovodrun"), "--gloo", "-np", str(nodes), "-H", hosts, ranks=nodes)
+    place = ["-H", hosts] if nodes > 1 else ["-H", "localhost:1", "--network-interfaces", "lo"]
+    return simply("horovodrun", str(BIN / "horovodrun"), "--gloo", "-np", str(nodes), *place, ranks=nodes)
 
 
 def by_hand() -> list[Way]:
