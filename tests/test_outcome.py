@@ -79,6 +79,25 @@ def test_a_killed_mpirun_is_named() -> None:
     assert verdict["summary"].startswith("mpirun of node 0 was killed by SIGKILL")
 
 
+def test_mpirun_of_several_machines_is_called_by_its_name() -> None:
+    obeyed = [rank(n, exit_code=None, signal="SIGTERM", asked=8.0, ended=8.1) for n in (0, 1)]
+    for start in (["/bin/python", "/w/trainkit.zip", "exec"], ["/bin/python", "-m", "trainkit.boot.exec"]):
+        argv = [*start, "--in", "attempts/1/bin", "--mpirun", "/opt/a", "/opt/bin/mpirun", "-n", "2"]
+        verdict = outcome.judge(2, obeyed, [{**END, "commands": [{"argv": argv, "status": -9}]}])[1]
+        assert verdict is not None
+        assert verdict["summary"] == "mpirun of node 0 was killed by SIGKILL; no rank failed by itself."
+
+
+def test_a_rank_without_a_record_is_named_where_mpirun_only_tells_of_it() -> None:
+    obeyed = [rank(0, exit_code=None, signal="SIGTERM", asked=8.0, ended=8.1)]
+    end = {**END, "commands": [{"argv": ["/opt/bin/mpirun", "-n", "2"], "status": 137}]}
+    verdict = outcome.judge(2, obeyed, [end])[1]
+    assert verdict is not None and verdict["rank"] == 1
+    assert verdict["summary"] == "rank 1 ended without a record: killed from outside."
+    nobody = outcome.judge(2, [], [end])[1]
+    assert nobody is not None and nobody["summary"].startswith("mpirun of node 0 was killed by SIGKILL")
+
+
 def test_the_time_limit_and_a_restarted_machine_are_named() -> None:
     obeyed = [rank(0, exit_code=None, signal="SIGTERM", asked=8.0, ended=8.1)]
     timeout = outcome.judge(1, obeyed, [{**END, "reason": "time limit of 2 s"}])[1]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.boot.newrun import SUBMITTED, read_record
+from trainkit.boot.programs import options_of
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json, read_lines
 from trainkit.errors import WorkspaceException
 from trainkit.job import is_rank
@@ -162,9 +163,9 @@ def _unexplained(
                     "launch", node=end["node"], exit_code=status, rank=missing[0] if len(missing) == 1 else None,
                     summary=f"The process of {ranks(missing)} exited with code {status} and left no record.",
                 )  # fmt: skip
-            if status not in (0, None) and not is_rank(command["argv"]):
-                name = "torchrun" if "torch.distributed.run" in command["argv"] else Path(command["argv"][0]).name
-                words = exit_words(status)
+            told = status is not None and status > 0 and missing and records  # it says so of the rank without a record
+            if status not in (0, None) and not is_rank(command["argv"]) and not told:
+                name, words = _program(command["argv"]), exit_words(status)
                 return _verdict(
                     "lost", node=end["node"], exit_code=status,
                     summary=f"{name} of node {end['node']} {words}; no rank failed by itself.",
@@ -177,6 +178,14 @@ def _unexplained(
     reason = next((str(end["reason"]) for end in ends if end.get("reason")), "")
     words = f"The ranks were ended: {reason or 'nobody said why'}."
     return _verdict("lost", log=first.get("log") if first else None, summary=words)
+
+
+def _program(argv: Sequence[str]) -> str:
+    """What people call the parent of ranks that a command line starts, also where a program of trainkit becomes it."""
+    if "torch.distributed.run" in argv:
+        return "torchrun"
+    own = argv.index("--in") if "--in" in argv[:5] else 0
+    return Path(options_of(argv[own:])[1][0]).name
 
 
 def _verdict(kind: str, **values: Any) -> dict[str, Any]:
