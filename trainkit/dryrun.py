@@ -73,7 +73,7 @@ def _job(workspace: Workspace, decided: Plan) -> Job:
 def _agent(decided: Plan, job: Job, node: int) -> tuple[str, ...]:
     """The command line of a node's agent; on this machine it is this interpreter that runs it."""
     far = decided.target.several_machines
-    return agent_command(job.interpreter if far else sys.executable, job, node, network=far and job.nodes > 1)
+    return agent_command(job.interpreter if far else sys.executable, job, node, network=far)
 
 
 def _sends(decided: Plan, job: Job) -> str:
