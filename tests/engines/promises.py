@@ -31,8 +31,8 @@ SLACK_SECONDS = 5.0  # of a machine that does other things as well
 LEFT_SECONDS = 15.0
 _FENCE_SECONDS = 8.0
 _TMP = ("tmp", "dev/shm")
-# The testbed's; a machine's book of the ports in use; torch's cache, and what its torchrun leaves where it is killed.
-_OTHERS = re.compile(r"\.filled|trainkit-ports-\d+|torchinductor_\w+|torchelastic_\w+")
+# The testbed's; a machine's book of the ports in use; torch's cache; what torchrun and horovodrun leave when killed.
+_OTHERS = re.compile(r"\.filled|trainkit-ports-\d+|torchinductor_\w+|torchelastic_\w+|sem\.mp-\w+")
 
 
 def bound(planting: Planting) -> float:
@@ -93,9 +93,10 @@ def broken(planting: Planting, workspace: Path) -> list[str]:
     run = RunDir(planting.run)
     state: dict[str, Any] = read_json(run.state) or {}
     attempts = launched(run)
+    began = [attempt for attempt in attempts if list(attempt.nodes.glob("*.agent.json"))]  # Slurm may give up others
     wrong = _wrong_status(planting, state)
-    if len(attempts) > 1 + planting.drawn.restarts:
-        wrong.append(f"{len(attempts)} attempts with {planting.drawn.restarts} restarts")
+    if len(began) > 1 + planting.drawn.restarts:
+        wrong.append(f"{len(began)} attempts with {planting.drawn.restarts} restarts")
     last = attempts[-1].number if attempts else 0
     done = sorted(path.name for path in run.path.glob(f"end-{last}-*"))
     if state.get("status") == "Completed":
@@ -188,7 +189,8 @@ def unexplained(planting: Planting) -> bool:
     if not hit or state.get("status") != "Completed" or state.get("attempt") != planting.attempt:
         return False
     ends = [float(record.get("ended") or 0) for record in state.get("ranks") or []]
-    return min(ends, default=0) > planting.planted + 1
+    noticed = _FENCE_SECONDS + SLACK_SECONDS if planting.drawn.fault == CUT else 1.0  # ranks go on so long
+    return min(ends, default=0) > planting.planted + noticed
 
 
 def tidy(text: str) -> str:
