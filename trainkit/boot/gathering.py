@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from trainkit.boot import network, processes
 from trainkit.boot.channel import Channel, HeadChannel, Message, NodeChannel
 from trainkit.boot.ports import reserve_port
-from trainkit.boot.rundir import AttemptDir, read_json
+from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.errors import LaunchError
 from trainkit.job import Job, Node
 
@@ -62,9 +62,15 @@ class Gathering:
         while not self.attempt.handle.exists():
             if self.asked():
                 raise LaunchError("Asked to end before the job began.")
+            self._check_wanted()
             if time.monotonic() > deadline:
                 raise LaunchError("The driver has not recorded this launch: it ended before the job began.")
             time.sleep(0.01)
+
+    def _check_wanted(self) -> None:
+        """Raise LaunchError where the run went on without this attempt: its driver died before it had recorded it."""
+        if self.attempt.next().handle.exists() or RunDir(self.job.run_dir).state.exists():
+            raise LaunchError("The run went on without this attempt.")
 
     def _channel(self, kind: Any) -> Any:
         assert isinstance(self.channel, kind)
@@ -166,6 +172,7 @@ class Gathering:
         """Raise LaunchError where a node that is waited for cannot come any more, as far as this machine knows."""
         if self.asked():
             raise LaunchError("Asked to end before the job began.")
+        self._check_wanted()
         for node in missing:
             agent = str((read_json(self.attempt.agent(node)) or {}).get("identity", ""))
             if agent and not processes.rebooted(agent) and not processes.is_alive(agent):  # so it is of this machine
