@@ -98,6 +98,17 @@ def test_a_rank_without_a_record_is_named_where_mpirun_only_tells_of_it() -> Non
     assert nobody is not None and nobody["summary"].startswith("mpirun of node 0 was killed by SIGKILL")
 
 
+def test_a_node_that_stood_still_accuses_nobody() -> None:
+    silent = {"node": 0, "name": "node1", "why": "nothing was heard of it for 8 s"}
+    left = {"node": 1, "name": "node2", "why": "its agent ended or was killed"}
+    verdict = outcome.judge(2, [], [{**END, "lost": left}, {**END, "node": 1, "lost": silent}], nodes=2)[1]
+    assert verdict is not None
+    assert verdict["summary"] == "node 0 (node1) was lost: nothing was heard of it for 8 s."
+    cut = {**left, "why": "nothing was heard of it for 8 s"}
+    verdict = outcome.judge(2, [], [{**END, "lost": cut}, {**END, "node": 1, "lost": silent}], nodes=2)[1]
+    assert verdict is not None and verdict["node"] == 1
+
+
 def test_the_time_limit_and_a_restarted_machine_are_named() -> None:
     obeyed = [rank(0, exit_code=None, signal="SIGTERM", asked=8.0, ended=8.1)]
     timeout = outcome.judge(1, obeyed, [{**END, "reason": "time limit of 2 s"}])[1]
