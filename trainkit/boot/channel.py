@@ -62,8 +62,11 @@ class Channel:
 
     def received(self) -> List[Tuple[int, Message]]:
         """Everything that has arrived since the last call; never blocks."""
-        self._asked = now = time.monotonic()
+        now = time.monotonic()
+        stood_still, self._asked = now - self._asked > FENCE_SECONDS / 2, now
         with self._lock:
+            if stood_still:  # as a process does that was stopped: what the peers have said meanwhile is yet to be read
+                self._heard = {node: max(heard, now - FENCE_SECONDS / 2) for node, heard in self._heard.items()}
             silent = [node for node, heard in self._heard.items() if now - heard > FENCE_SECONDS]
         for node in silent:
             self._lose(node, "nothing was heard of it for %g s" % FENCE_SECONDS)
