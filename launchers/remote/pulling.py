@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from .hosts import Host
 
 _VANISHED = 24  # a file went away between its listing and its copying: it was in the making
 _STALL_SECONDS = 15
+_NO_RSYNC = re.compile("rsync: (command not found|not found|Permission denied|No such file)")  # of different shells
 
 
 def check_here() -> None:
@@ -55,6 +57,6 @@ def explain(status: int | None, output: str) -> str:
             "rsync cannot bring results, because a login script there prints something. Have ~/.bashrc (or the like) "
             "print only where the shell is interactive"
         )
-    if status in (126, 127) or "rsync: command not found" in output or "rsync: not found" in output:
+    if status in (126, 127) or _NO_RSYNC.search(output):
         return "it has no rsync, which brings results back. Install it there (apt install rsync), or use a shared path"
     return f"rsync ended with {status}: {lines[0][:300] if lines else 'it says nothing'}"
