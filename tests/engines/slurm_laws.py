@@ -142,9 +142,9 @@ def test_a_waiting_job_says_why_and_when_and_can_be_cancelled(tmp_path: Path) ->
     second, attempt = make_job(tmp_path / "2", SLEEP, nodes=2)
     waiter = launch(launcher, second, attempt)
     wait_until(lambda: "expected to start at 20" in launcher.poll(waiter).words, 60, "the expected start")
-    status = launcher.poll(waiter)
-    assert status.phase == "queued"
-    assert "waits for nodes to become free (Resources)" in status.words
+    why = "waits for nodes to become free (Resources)"  # the scheduler says so at its next look
+    wait_until(lambda: why in launcher.poll(waiter).words, 60, "the reason")
+    assert launcher.poll(waiter).phase == "queued"
     late = Slurm(time=5, cpus_per_rank=2, queue_timeout_seconds=1)
     third, attempt = make_job(tmp_path / "3", SLEEP, nodes=2)
     assert "queue_timeout_seconds=1 and was cancelled: it waits" in ended(late, launch(late, third, attempt))
