@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 from trainkit.boot import processes
+from trainkit.boot.shims import end_earlier
+from trainkit.job import Job
 
 
 def wait_until(condition, seconds: float = 10.0) -> bool:  # type: ignore[no-untyped-def]
@@ -102,3 +104,20 @@ def test_a_lock_goes_with_its_holder(tmp_path: Path) -> None:
     handle = processes.hold_lock(file)
     assert handle is not None
     os.close(handle)
+
+
+def test_what_earlier_attempts_have_left_is_ended() -> None:
+    job = Job(f"left_{os.getpid()}", "tests", "/nowhere", 2, sys.executable)
+    names = {"TRAINKIT_RUN_ID": job.run_id}
+    started = [
+        subprocess.Popen(["sleep", "300"], env={**os.environ, **names, "TRAINKIT_ATTEMPT": str(number)})
+        for number in (1, 2)
+    ]
+    try:
+        end_earlier(job)
+        assert started[0].wait(timeout=20) == -signal.SIGKILL
+        assert started[1].poll() is None
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()

@@ -28,7 +28,7 @@ from trainkit.boot.parts import parts_of
 from trainkit.boot.ranks import without_ranks
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
-from trainkit.boot.shims import ranks_below
+from trainkit.boot.shims import end_earlier, ranks_below
 from trainkit.errors import TrainkitError
 from trainkit.job import Job, Node
 
@@ -36,8 +36,7 @@ GRACE_SECONDS = 5.0  # between a request to end and the kill, at least
 _FAREWELL_SECONDS = 2.0  # for the other nodes' agents to end once the head has told them that all is over
 _MORE_SECONDS = 1.0  # for ranks to report what became of their scripts
 VICTIM_SECONDS = 2.0  # for ranks that lost a peer to say so themselves
-_TICK = 0.05
-_REPORT_BYTES = 32768
+_TICK, _REPORT_BYTES = 0.05, 32768
 _FAILED = "a rank failed"
 
 
@@ -277,21 +276,22 @@ def main(argv: List[str]) -> int:
     """Entry point of `python -m trainkit.boot.agent RUN_DIR ATTEMPT NODE [network]`."""
     run_dir, number, place = argv[:3]
     node = int(place if place.isdigit() else os.environ[place])
-    own = os.environ if place.startswith("SLURM_") else {}  # else Slurm's words are those of a job around this one
-    attempt = formation(RunDir(run_dir), int(number), node, own)
+    # without a name of Slurm's, its words are those of a job around this one
+    attempt = formation(RunDir(run_dir), int(number), node, os.environ if place.startswith("SLURM_") else {})
     make_private(attempt.nodes)
     if processes.hold_lock(attempt.agent_lock(node)) is None:
         return 0
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     processes.become_subreaper()
-    here = {"identity": processes.identity(os.getpid()), "time": time.time(), "name": socket.gethostname()}
-    publish(attempt.agent(node), here)
-    job = read_json(attempt.job)
-    if job is None:
-        sys.stderr.write("There is no %s on %s: is the run directory not shared?\n" % (attempt.job, here["name"]))
+    host = socket.gethostname()
+    publish(attempt.agent(node), {"identity": processes.identity(os.getpid()), "time": time.time(), "name": host})
+    values = read_json(attempt.job)
+    if values is None:
+        sys.stderr.write("There is no %s on %s: is the run directory not shared?\n" % (attempt.job, host))
         return 1
-    end = Reserved(attempt.agent_end(node), _REPORT_BYTES)
-    Agent(Job.from_json(job), attempt, node, end, "network" in argv[3:]).run()
+    job = Job.from_json(values)
+    end_earlier(job)
+    Agent(job, attempt, node, Reserved(attempt.agent_end(node), _REPORT_BYTES), "network" in argv[3:]).run()
     return 0
 
 

@@ -1,12 +1,13 @@
-"""The ranks' waiting parents below an agent, whoever started them: found so that they can be asked to end, by pid."""
+"""Processes of a run found by their environment: the ranks below an agent, and what earlier attempts have left."""
 
 from __future__ import annotations
 
 import os
+import signal
 from typing import List
 
 from trainkit.boot import processes
-from trainkit.job import is_rank
+from trainkit.job import Job, is_rank
 
 
 def ranks_below(agent: int, run_id: str) -> List[int]:
@@ -30,3 +31,19 @@ def ranks_below(agent: int, run_id: str) -> List[int]:
         if parent == agent:
             ranks.append(pid)
     return ranks
+
+
+def end_earlier(job: Job) -> None:
+    """Kill what earlier attempts of the job's run have left on this machine.
+
+    A cluster that kills all of a job's processes at once, as Slurm does when it queues a job again, may miss those that
+    a script had started: nobody is left then who would end them.
+    """
+    for pid in processes.with_environment("TRAINKIT_RUN_ID", job.run_id):
+        try:
+            with open("/proc/%d/environ" % pid, "rb") as file:
+                values = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0") if entry)
+            if int(values.get(b"TRAINKIT_ATTEMPT") or job.attempt) < job.attempt:
+                os.kill(pid, signal.SIGKILL)
+        except (OSError, ValueError):  # it has ended
+            continue
