@@ -124,7 +124,7 @@ def simply(name: str, *before: str, environment: Mapping[str, str] | None = None
     """The script behind some words."""
 
     def words(script: str, notes: str, place: str) -> list[str]:
-        return [*before, sys.executable, f"{script}.py", notes, place]
+        return [*before, sys.executable, f"{os.path.dirname(notes)}/{script}.py", notes, place]
 
     return Way(name, words, environment or {}, ranks)
 
@@ -145,12 +145,9 @@ def by_hand() -> list[Way]:
         words = [f"--{name}={value}" for name, value in options.items()]
         return [str(BIN / "accelerate"), "launch", "--multi_gpu", *words]
 
-    def alone(script: str, notes: str, place: str) -> list[str]:
-        options = ["--nproc-per-node=2", f"--master-port={place.split(':')[1]}"]
-        return [sys.executable, "-m", "torch.distributed.run", *options, f"{script}.py", notes, place]
-
+    alone = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--no-python"]
     return [
-        Way("torchrun, one machine", alone),
+        simply("torchrun, one machine", *alone),
         torchrun(),
         over_ssh("accelerate launch over ssh", accelerate),
         simply("mpirun", str(BIN / "mpirun"), "-H", "node1:1,node2:1", "-np", "2", environment=MPI),
@@ -178,19 +175,18 @@ class Bench:
         self.folder.mkdir()
         for name, text in scripts.items():
             (self.folder / f"{name}.py").write_text(text)
-        self._trainkit("init")
+        commands = [["init"]]
         for launcher, options in targets.items():
             given = [word for option in options for word in ("--option", option)]
-            self._trainkit("compute", "add", launcher, "--launcher", launcher, *given)
-
-    def _trainkit(self, *words: str) -> None:
-        self.bed.run("ctl", [str(BIN / "trainkit"), *words], cwd=self.folder, check=True)
+            commands.append(["compute", "add", launcher, "--launcher", launcher, *given])
+        for words in commands:
+            bed.run("ctl", [str(BIN / "trainkit"), *words], cwd=self.folder, check=True)
 
     def run(self, way: Way, script: str) -> tuple[list[float], float, float]:
         """What each rank has noted, when the command was begun, how long it took. RuntimeError where not all have."""
         notes = self.folder / f".notes-{next(self.number)}"
         notes.mkdir()
-        place = f"{self.bed.names[0] if 'machine' not in way.name else '127.0.0.1'}:{next(PORTS)}"
+        place = f"{self.bed.names[0]}:{next(PORTS)}"
         with open(self.folder / ".output", "w+") as output:
             words = way.words(script, str(notes), place)
             began = time.time()
@@ -210,11 +206,6 @@ class Bench:
                 raise RuntimeError(f"{way.name}: {code}, {len(found)} ranks:\n{output.read()[-3000:]}")
         return found, began, passed
 
-    def time(self, way: Way, script: str) -> tuple[float, float]:
-        """Seconds until all ranks have noted when they got there, and until the command has ended."""
-        found, began, passed = self.run(way, script)
-        return max(found) - began, passed
-
 
 def measure(bench: Bench, chosen: Sequence[Way], repeats: int, joins: int) -> Iterator[dict[str, Any]]:
     """Rows: all ways in turns, for each script; one that fails says so."""
@@ -225,11 +216,12 @@ def measure(bench: Bench, chosen: Sequence[Way], repeats: int, joins: int) -> It
             if way.name in wrong or (script == "joined" and way.ranks == 1):
                 continue
             try:
-                reached, ended = bench.time(way, script)
+                found, began, ended = bench.run(way, script)
             except RuntimeError as error:
                 print(error, file=sys.stderr)
                 wrong[way.name] = str(error).partition("\n")[0]
                 continue
+            reached = max(found) - began
             print(f"{script} {way.name}: {reached:.2f} s, ended after {ended:.2f} s", file=sys.stderr, flush=True)
             times[way.name][script].append(reached)
             if script == "first":
@@ -248,26 +240,19 @@ def with_ray(chosen: Callable[[Way], bool], repeats: int, joins: int) -> list[di
     """The second part."""
     from tests.engines.test_ray import Cluster
 
-    made = sorted(RAY.glob("ray-*/done"))
-    if not made:
+    if not (made := sorted(RAY.glob("ray-*/done"))):
         print("no Ray is here (scripts/ray-venv makes one): left out", file=sys.stderr)
         return []
     venv = made[-1].parent
 
-    def plainly(script: str, notes: str, place: str) -> list[str]:
-        folder = os.path.dirname(notes)
-        words = [sys.executable, f"{folder}/{script}.py", notes, place]
-        return [str(venv / "bin" / "ray"), "job", "submit", "--address", address, "--", *words]
-
-    plain = Way("ray job submit", plainly, ranks=1)
-    found = [plain, *(by_trainkit("ray", s, plain.name) for s in ("fork", "torchrun", "mpi", "horovod"))]
-    found = [way for way in found if chosen(way)]
-    if not found:
-        return []
     with Testbed(nodes=2) as bed:
         address = Cluster(bed, venv).address
+        plain = simply(
+            "ray job submit", str(venv / "bin" / "ray"), "job", "submit", "--address", address, "--", ranks=1
+        )
+        found = [plain, *(by_trainkit("ray", spread, plain.name) for spread in ("fork", "torchrun", "mpi", "horovod"))]
         bench = Bench(bed, {"ray": [f"address={address}", f"python={venv / 'bin' / 'python'}"]}, SCRIPTS)
-        return list(measure(bench, found, repeats, joins))
+        return list(measure(bench, [way for way in found if chosen(way)], repeats, joins))
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -289,25 +274,24 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=2, help="turns to the first line")
     parser.add_argument("--joins", type=int, default=1, help="turns to a joined process group")
     parser.add_argument("--only", nargs="+", default=[""], help="ways that have one of these words; writes nothing")
-    options = parser.parse_args()
-    load = os.getloadavg()
+    options, load = parser.parse_args(), os.getloadavg()
 
     def chosen(way: Way) -> bool:
         return any(word in way.name for word in options.only)
 
     rows: list[dict[str, Any]] = []
-    found = [way for way in ways() if chosen(way)]
-    if found:
+    if found := [way for way in ways() if chosen(way)]:
         with Testbed(nodes=2) as bed:
             bed.slurm()
             bench = Bench(bed, {"ssh": ["hosts=" + ",".join(bed.names)], "slurm": ["time=10"]}, SCRIPTS)
             rows += measure(bench, found, options.repeats, options.joins)
-    rows += with_ray(chosen, options.repeats, options.joins)
+    if any(word in "ray job submit, trainkit ray" for word in options.only):
+        rows += with_ray(chosen, options.repeats, options.joins)
     show(rows)
-    machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "kernel": platform.release(),
-               "load before": load, "load after": os.getloadavg()}  # fmt: skip
-    report = {"machine": machine, "repeats": options.repeats, "joins": options.joins, "rows": rows}
     if options.only == [""]:
+        machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "kernel": platform.release(),
+                   "load before": load, "load after": os.getloadavg()}  # fmt: skip
+        report = {"machine": machine, "repeats": options.repeats, "joins": options.joins, "rows": rows}
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(json.dumps(report, indent=1) + "\n")
     return int(any(row["wrong"] for row in rows))
