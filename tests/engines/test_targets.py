@@ -59,6 +59,8 @@ def test_a_shell_opens_on_the_ranks_own_node(bed: Testbed, launcher: str) -> Non
     try:
         folder = bed.shared / "work" / ".trainkit" / "runs" / "train" / run_id
         wait_until(lambda: len(list(folder.glob("up-*"))) == 4, 90, "the ranks' start")
+        shown = lambda: json.loads(trainkit(bed, "show", run_id, "--json").stdout)["status"]  # noqa: E731
+        wait_until(lambda: shown() == "Running", 30, "the scheduler's word that it runs")
         for rank, node in ((0, "node1"), (3, "node2")):
             command = "echo $RANK $LOCAL_RANK $(hostname) $PWD; exit 6"
             done = trainkit(bed, "shell", run_id, "--rank", str(rank), "--", "sh", "-c", command)
