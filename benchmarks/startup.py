@@ -35,8 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the testb
 from tests.engines.testbed import Testbed
 
 RESULT = Path(__file__).parent / "results" / "startup.json"
-BIN = Path(sys.executable).parent
-RAY = Path.home() / ".cache" / "trainkit"
+BIN, RAY = Path(sys.executable).parent, Path.home() / ".cache" / "trainkit"
 SECONDS = 150.0
 WHO = """
 import time
