@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.engines.testbed import Testbed
-from trainkit.boot.processes import parent_of, with_environment
+from trainkit.boot.processes import with_environment
+from trainkit.boot.procfs import parent_of, words_of
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.testing.faults import holders
 from trainkit.testing.kills import driver_of
@@ -142,13 +143,6 @@ def newest(run: Path) -> AttemptDir | None:
     return attempts[-1] if attempts else None
 
 
-def _arguments(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return []
-
-
 @dataclass
 class Planting:
     """The fault of one run: planted at its instant, mended after its time. Planted is 0 where the run ended before."""
@@ -253,7 +247,7 @@ class Planting:
     def _starter(self) -> int:
         found = []
         for pid in with_environment("TRAINKIT_RUN_ID", self.run.name):
-            words = _arguments(pid)
+            words = words_of(pid)
             name = Path((words or [""])[0]).name
             if name in _STARTERS or "torch.distributed.run" in words or any(w.endswith("/horovodrun") for w in words):
                 found.append(pid)

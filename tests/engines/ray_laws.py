@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from trainkit.boot import processes
 from trainkit.boot.processes import with_environment
+from trainkit.boot.procfs import parent_of, words_of
 from trainkit.errors import LaunchError
 from trainkit.testing import LauncherLaws, launch, make_job, wait_until
 from trainkit_launchers.ray import Ray
@@ -67,9 +67,9 @@ def test_an_agent_dies_with_the_actor_that_holds_it(tmp_path: Path) -> None:
     launcher = ray()
     handle = launch(launcher, job, attempt)
     wait_until(lambda: with_environment("TRAINKIT_RUN_ID", job.run_id), 60, "the rank's start")
-    (rank,) = (pid for pid in with_environment("TRAINKIT_RUN_ID", job.run_id) if _words(pid)[1:3] == SHIM)
-    actor = processes.parent_of(processes.parent_of(rank))
-    assert _words(actor)[0].startswith("ray::Agent")
+    (rank,) = (pid for pid in with_environment("TRAINKIT_RUN_ID", job.run_id) if words_of(pid)[1:3] == SHIM)
+    actor = parent_of(parent_of(rank))
+    assert words_of(actor)[0].startswith("ray::Agent")
     os.kill(actor, signal.SIGKILL)
     wait_until(lambda: not with_environment("TRAINKIT_RUN_ID", job.run_id), 10, "the end of the rank")
     wait_until(lambda: launcher.poll(handle).phase == "ended", 30, "the job's end")
@@ -77,10 +77,6 @@ def test_an_agent_dies_with_the_actor_that_holds_it(tmp_path: Path) -> None:
 
 
 SHIM = ["-m", "trainkit.boot.rank"]
-
-
-def _words(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
 
 
 def test_what_the_cluster_could_never_hold_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Mapping, NamedTuple, Tuple
 
-from trainkit.boot.worlds import World, _environment_of, this_world
+from trainkit.boot.procfs import environment_of
+from trainkit.boot.worlds import World, this_world
 
 _MPI_LAUNCHERS = ("openmpi", "mpich")
 # What an MPI library finds its peers by, under the launchers that speak PMIx or PMI.
@@ -59,7 +60,7 @@ def _threads_given(env: Mapping[str, str], world: World) -> bool:
         return False
     if world.rank.dialect != "torchrun" or not world.launcher:
         return True
-    return bool(_environment_of(int(world.launcher.split(":")[1])).get("OMP_NUM_THREADS"))
+    return bool(environment_of(int(world.launcher.split(":")[1])).get("OMP_NUM_THREADS"))
 
 
 def fix_horovod() -> bool:

@@ -13,12 +13,13 @@ import socket
 import sys
 from typing import Dict, List, Mapping, NamedTuple, Optional
 
-from trainkit.boot import processes
 from trainkit.boot.identity import rank_environment
+from trainkit.boot.procfs import children_of, environment_of
 from trainkit.boot.ranks import Rank, rank_from
 from trainkit.boot.rundir import RunDir, read_json
+from trainkit.boot.shims import shims_of
 from trainkit.errors import RunEnvironmentException, TrainkitError
-from trainkit.job import Job, is_rank
+from trainkit.job import Job
 
 _NOT_FOUND = 3
 _NO_SUCH_COMMAND = 127
@@ -35,15 +36,11 @@ class Place(NamedTuple):
 
 def find(run_id: str, attempt: int, rank: int) -> Optional[Place]:
     """The place of a rank that runs on this node; None where it does not."""
-    shims: Dict[int, Dict[str, str]] = {}
-    for pid in processes.with_environment("TRAINKIT_RUN_ID", run_id):
-        env = _environment_of(pid)
-        if env.get("TRAINKIT_ATTEMPT") == str(attempt) and is_rank(_words_of(pid)) and _rank_in(env) == rank:
-            shims[pid] = env
-    for pid, env in shims.items():
-        if processes.parent_of(pid) in shims:
-            continue  # the script, which its shim has forked with the same words
-        script = next(iter(_children_of(pid)), None)
+    for pid in shims_of(run_id):
+        env = environment_of(pid)
+        if env.get("TRAINKIT_ATTEMPT") != str(attempt) or _rank_in(env) != rank:
+            continue
+        script = next(iter(children_of(pid)), None)
         job = read_json(RunDir(env["TRAINKIT_RUN_DIR"]).attempt(attempt).job)
         if script is None or job is None:
             continue
@@ -67,31 +64,6 @@ def _told(job: Job, env: Mapping[str, str]) -> Dict[str, str]:
     node, local = divmod(found.rank, job.ranks_per_node)
     rank = Rank(found.rank, job.world_size, local, job.ranks_per_node, node, found.dialect, found.world)
     return rank_environment(job, rank, env)
-
-
-def _environment_of(pid: int) -> Dict[str, str]:
-    pairs = (text.partition("=") for text in _texts(pid, "environ"))
-    return {name: value for name, equals, value in pairs if equals}
-
-
-def _words_of(pid: int) -> List[str]:
-    return _texts(pid, "cmdline")
-
-
-def _texts(pid: int, name: str) -> List[str]:
-    try:
-        with open("/proc/%d/%s" % (pid, name), "rb") as file:
-            return os.fsdecode(file.read()).split("\0")
-    except OSError:
-        return []
-
-
-def _children_of(pid: int) -> List[int]:
-    try:
-        with open("/proc/%d/task/%d/children" % (pid, pid)) as file:
-            return [int(word) for word in file.read().split()]
-    except OSError:
-        return []
 
 
 def _directory_of(pid: int) -> str:

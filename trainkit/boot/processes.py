@@ -13,6 +13,8 @@ import subprocess
 import time
 from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
+from trainkit.boot.procfs import stat_of, state_of
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -24,24 +26,9 @@ def boot_id() -> str:
         return "%s.%d" % (file.read().strip(), os.stat("/proc/self/ns/pid").st_ino)
 
 
-def _stat(pid: int) -> List[str]:
-    """The fields of /proc/PID/stat from the state on; empty where there is no such process."""
-    try:
-        with open("/proc/%d/stat" % pid) as file:
-            return file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def parent_of(pid: int) -> int:
-    """The pid of a process's parent; 0 where there is no such process."""
-    fields = _stat(pid)
-    return int(fields[1]) if fields else 0
-
-
 def birth(pid: int) -> str:
     """The process's start in clock ticks since boot: with the pid, a name that is never reused. Empty if it is gone."""
-    fields = _stat(pid)
+    fields = stat_of(pid)
     return fields[19] if fields else ""
 
 
@@ -58,7 +45,7 @@ def rebooted(name: str) -> bool:
 def is_alive(name: str) -> bool:
     """Whether exactly this process still runs; a zombie does not."""
     boot, pid, born = name.split(":")
-    fields = _stat(int(pid)) if boot == boot_id() else []
+    fields = stat_of(int(pid)) if boot == boot_id() else []
     return bool(fields) and fields[19] == born and fields[0] not in "ZX"
 
 
@@ -186,7 +173,7 @@ def sweep(name: str, value: str, seconds: float = 5.0, grace: float = 0.0) -> Li
     deadline = time.monotonic() + seconds + grace
     swept: List[int] = []
     while time.monotonic() < deadline:
-        pids = [pid for pid in with_environment(name, value) if _stat(pid) and _stat(pid)[0] not in "ZX"]
+        pids = [pid for pid in with_environment(name, value) if state_of(pid) not in "ZX"]
         if not pids:
             break
         for pid in pids if time.monotonic() > deadline - seconds else ():

@@ -18,6 +18,8 @@ import time
 from contextlib import contextmanager
 from typing import Iterator, List, NamedTuple, Optional
 
+from trainkit.boot.procfs import state_of
+
 # What a rank does. The loop's own are numbers, so that to say it costs nothing; OWN has its name in the page.
 STARTING, DATA, COMPUTING, WAITING, UPDATING, EVALUATING, SAVING, RESTING, OWN, ENDED = range(10)
 WORDS = (
@@ -197,7 +199,7 @@ class Reader:
         name = ""
         if phase == OWN:
             name = self._map[_NAME_AT : _NAME_AT + _NAME_BYTES].rstrip(b"\0").decode("utf-8", "replace")
-        return Pulse(rank, phase, step, step - before, sums, ticks, since, name, _state(self.script))
+        return Pulse(rank, phase, step, step - before, sums, ticks, since, name, state_of(self.script))
 
     def ask(self) -> None:
         """Ask all the rank's threads where they are; they answer within a second, in `answer`.
@@ -206,7 +208,7 @@ class Reader:
         """
         self._asked_at = os.fstat(self._file).st_size
         pid = self.script
-        if _catches(pid, DUMP_SIGNAL) and _state(pid) not in "TtZX":
+        if _catches(pid, DUMP_SIGNAL) and state_of(pid) not in "TtZX":
             try:
                 os.kill(pid, DUMP_SIGNAL)
             except OSError:
@@ -221,15 +223,6 @@ class Reader:
         """Let go of the memory."""
         self._map.close()
         os.close(self._file)
-
-
-def _state(pid: int) -> str:
-    """The state of a process in one letter; X where it is gone."""
-    try:
-        with open("/proc/%d/stat" % pid) as file:
-            return file.read().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return "X"
 
 
 def _catches(pid: int, number: int) -> bool:

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from typing import List
 
 from trainkit.boot import processes
+from trainkit.boot.procfs import environment_of, parent_of, words_of
 from trainkit.job import Job, is_rank
+
+
+def shims_of(run_id: str) -> List[int]:
+    """The waiting parents of all ranks of a run on this machine."""
+    found = [pid for pid in processes.with_environment("TRAINKIT_RUN_ID", run_id) if is_rank(words_of(pid))]
+    return [pid for pid in found if parent_of(pid) not in found]  # else a shim's script, which has the same words
 
 
 def ranks_below(agent: int, run_id: str) -> List[int]:
     """The shims of all ranks that the agent, or what it has started, has started."""
-    found = []
-    for pid in processes.with_environment("TRAINKIT_RUN_ID", run_id):
-        try:
-            with open("/proc/%d/cmdline" % pid, "rb") as file:
-                words = os.fsdecode(file.read()).split("\0")
-        except OSError:
-            continue
-        if is_rank(words):
-            found.append(pid)
-    ranks = []
-    for pid in found:
-        parent = processes.parent_of(pid)
-        if parent in found:
-            continue  # a shim's script, which has the same words
-        while parent > 1 and parent != agent:
-            parent = processes.parent_of(parent)
-        if parent == agent:
-            ranks.append(pid)
-    return ranks
+    return [pid for pid in shims_of(run_id) if _is_below(agent, pid)]
+
+
+def _is_below(ancestor: int, pid: int) -> bool:
+    while pid > 1 and pid != ancestor:
+        pid = parent_of(pid)
+    return pid == ancestor
 
 
 def end_earlier(job: Job) -> None:
@@ -40,10 +36,7 @@ def end_earlier(job: Job) -> None:
     a script had started: nobody is left then who would end them.
     """
     for pid in processes.with_environment("TRAINKIT_RUN_ID", job.run_id):
-        try:
-            with open("/proc/%d/environ" % pid, "rb") as file:
-                values = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0") if entry)
-            if int(values.get(b"TRAINKIT_ATTEMPT") or job.attempt) < job.attempt:
+        attempt = environment_of(pid).get("TRAINKIT_ATTEMPT", "")
+        if attempt.isdigit() and int(attempt) < job.attempt:
+            with suppress(OSError):  # it has ended
                 os.kill(pid, signal.SIGKILL)
-        except (OSError, ValueError):  # it has ended
-            continue

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Dict, Mapping, NamedTuple
+from typing import Mapping, NamedTuple
 
+from trainkit.boot.procfs import environment_of, parent_of
 from trainkit.boot.ranks import Rank, rank_from
 
 RUN_DIR = "TRAINKIT_RUN_DIR"  # set in a job's ranks
@@ -26,24 +27,6 @@ class World(NamedTuple):
     launcher: str  # the process that started the ranks of this machine (see `processes.identity`); empty if unknown
 
 
-def _environment_of(pid: int) -> Dict[str, str]:
-    """The environment that a process was started with; empty where it may not be read."""
-    try:
-        with open("/proc/%d/environ" % pid, "rb") as file:
-            pairs = (entry.partition(b"=") for entry in file.read().split(b"\0") if entry)
-            return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
-    except OSError:
-        return {}
-
-
-def _parent_of(pid: int) -> int:
-    try:
-        with open("/proc/%d/stat" % pid) as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
 def _launcher(rank: Rank) -> str:
     """The nearest ancestor that is not part of this rank, as a shell script around the program would be."""
     from trainkit.boot.processes import identity
@@ -51,12 +34,12 @@ def _launcher(rank: Rank) -> str:
     pid = os.getppid()
     while pid > 1:
         try:
-            other = rank_from(_environment_of(pid))
+            other = rank_from(environment_of(pid))
         except Exception:  # a stranger's environment that makes no sense is not this rank's
             other = Rank()
         if (other.dialect, other.world, other.rank) != (rank.dialect, rank.world, rank.rank):
             return identity(pid)
-        pid = _parent_of(pid)
+        pid = parent_of(pid)
     return ""
 
 

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 from trainkit.boot.processes import with_environment
+from trainkit.boot.procfs import parent_of, words_of
 from trainkit.boot.rundir import RunDir, read_json
 
 SLEEPER = (
@@ -27,43 +28,29 @@ VICTIMS = {
 }
 
 
-def _arguments(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return []
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
-
-
 def processes_of(run_dir: Path, run_id: str) -> list[int]:
     """All living processes of the run's job: agents, launchers of others, ranks and what they started."""
     agents = [
         int(str((read_json(p) or {})["identity"]).split(":")[1]) for p in run_dir.glob("attempts/*/nodes/*.agent.json")
     ]
-    alive = [pid for pid in agents if "trainkit.boot.agent" in _arguments(pid) and str(run_dir) in _arguments(pid)]
+    alive = [pid for pid in agents if "trainkit.boot.agent" in words_of(pid) and str(run_dir) in words_of(pid)]
     return sorted(set(alive + with_environment("TRAINKIT_RUN_ID", run_id)))
 
 
 def find(victim: str, run_dir: Path, run_id: str) -> int:
     """The pid of one of VICTIMS: "rank" is the waiting parent, "script" the process that runs the user's code."""
     pids = processes_of(run_dir, run_id)
-    shims = [pid for pid in pids if _arguments(pid)[1:3] == ["-m", "trainkit.boot.rank"]]
+    shims = [pid for pid in pids if words_of(pid)[1:3] == ["-m", "trainkit.boot.rank"]]
     if victim.startswith("agent"):
         node = "1" if "second" in victim else "0"
-        return next(pid for pid in pids if "trainkit.boot.agent" in (a := _arguments(pid)) and a[-2] == node)
+        return next(pid for pid in pids if "trainkit.boot.agent" in (a := words_of(pid)) and a[-1] == node)
     if victim == "rank":
-        return next(pid for pid in shims if _parent(pid) not in shims)
+        return next(pid for pid in shims if parent_of(pid) not in shims)
     if victim == "script":
-        return next(pid for pid in shims if _parent(pid) in shims)
+        return next(pid for pid in shims if parent_of(pid) in shims)
     if victim == "torchrun":
-        return next(pid for pid in pids if "torch.distributed.run" in _arguments(pid))
-    return next(pid for pid in pids if Path((_arguments(pid) or [""])[0]).name in ("mpirun", "prterun", "mpiexec"))
+        return next(pid for pid in pids if "torch.distributed.run" in words_of(pid))
+    return next(pid for pid in pids if Path((words_of(pid) or [""])[0]).name in ("mpirun", "prterun", "mpiexec"))
 
 
 def kill(pid: int) -> None:
@@ -75,6 +62,6 @@ def driver_of(run_dir: Path) -> int | None:
     """The pid of the run's driver, if it lives."""
     run = str(RunDir(run_dir).path)
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and "trainkit.driver" in (words := _arguments(int(entry.name))) and run in words:
+        if entry.name.isdigit() and "trainkit.driver" in (words := words_of(int(entry.name))) and run in words:
             return int(entry.name)
     return None
