@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.engines.testbed import Testbed
-from trainkit.boot.processes import with_environment
-from trainkit.boot.procfs import parent_of, words_of
+from trainkit.boot.processes import parent_of, with_environment, words_of
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.testing.faults import holders
 from trainkit.testing.kills import driver_of

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainkit.boot.processes import with_environment
-from trainkit.boot.procfs import parent_of, words_of
+from trainkit.boot.processes import parent_of, with_environment, words_of
 from trainkit.errors import LaunchError
 from trainkit.testing import LauncherLaws, launch, make_job, wait_until
 from trainkit_launchers.ray import Ray

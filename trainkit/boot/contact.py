@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Mapping, NamedTuple, Tuple
 
-from trainkit.boot.procfs import environment_of
 from trainkit.boot.worlds import World, this_world
 
 _MPI_LAUNCHERS = ("openmpi", "mpich")
@@ -60,6 +59,8 @@ def _threads_given(env: Mapping[str, str], world: World) -> bool:
         return False
     if world.rank.dialect != "torchrun" or not world.launcher:
         return True
+    from trainkit.boot.processes import environment_of
+
     return bool(environment_of(int(world.launcher.split(":")[1])).get("OMP_NUM_THREADS"))
 
 

@@ -14,7 +14,7 @@ import sys
 from typing import Dict, List, Mapping, NamedTuple, Optional
 
 from trainkit.boot.identity import rank_environment
-from trainkit.boot.procfs import children_of, environment_of
+from trainkit.boot.processes import children_of, environment_of
 from trainkit.boot.ranks import Rank, rank_from
 from trainkit.boot.rundir import RunDir, read_json
 from trainkit.boot.shims import shims_of

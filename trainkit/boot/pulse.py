@@ -18,7 +18,7 @@ import time
 from contextlib import contextmanager
 from typing import Iterator, List, NamedTuple, Optional
 
-from trainkit.boot.procfs import state_of
+from trainkit.boot.processes import state_of
 
 # What a rank does. The loop's own are numbers, so that to say it costs nothing; OWN has its name in the page.
 STARTING, DATA, COMPUTING, WAITING, UPDATING, EVALUATING, SAVING, RESTING, OWN, ENDED = range(10)

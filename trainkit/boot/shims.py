@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import List
 
 from trainkit.boot import processes
-from trainkit.boot.procfs import environment_of, parent_of, words_of
+from trainkit.boot.processes import environment_of, parent_of, words_of
 from trainkit.job import Job, is_rank
 
 

@@ -10,7 +10,6 @@ import os
 import sys
 from typing import Mapping, NamedTuple
 
-from trainkit.boot.procfs import environment_of, parent_of
 from trainkit.boot.ranks import Rank, rank_from
 
 RUN_DIR = "TRAINKIT_RUN_DIR"  # set in a job's ranks
@@ -29,7 +28,7 @@ class World(NamedTuple):
 
 def _launcher(rank: Rank) -> str:
     """The nearest ancestor that is not part of this rank, as a shell script around the program would be."""
-    from trainkit.boot.processes import identity
+    from trainkit.boot.processes import environment_of, identity, parent_of
 
     pid = os.getppid()
     while pid > 1:

@@ -23,8 +23,7 @@ from typing import Protocol
 
 import pytest
 
-from trainkit.boot.processes import identity, is_alive, send
-from trainkit.boot.procfs import parent_of
+from trainkit.boot.processes import identity, is_alive, parent_of, send
 from trainkit.boot.rundir import AttemptDir, RunDir
 from trainkit.testing import wait_until
 

@@ -6,8 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from trainkit.boot.processes import with_environment
-from trainkit.boot.procfs import parent_of, words_of
+from trainkit.boot.processes import parent_of, with_environment, words_of
 from trainkit.boot.rundir import RunDir, read_json
 
 SLEEPER = (
