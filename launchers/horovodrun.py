@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Mapping
 
 from trainkit.errors import LaunchError
-from trainkit.job import Command, Job, Node, rank_command
+from trainkit.job import Command, Job, Node, boot_command, rank_command
 
-from .mpidialects import exec_command, folder_of, place_of, slots_of
+from .mpidialects import folder_of, place_of, slots_of
 
 # What horovodrun itself needs. It shows its variables on command lines, so it sees no others; ranks have all.
 _ITS_OWN = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH")
@@ -43,7 +43,9 @@ def command(
     begin = f'PATH="${{PATH#{shlex.quote(folder)}:}}"; [ -n "$TRAINKIT_RUN_ID" ] || . "$0"; exec "$@"'
     rank = ("/bin/sh", "-c", begin, f"{folder}/environment", *rank_command(job))
     only = ",".join((*_ITS_OWN, *carried))
-    return Command((*exec_command(job), "--in", folder_of(job), *programs, "--only", only, *argv, *rank), environment)
+    return Command(
+        (*boot_command(job, "exec"), "--in", folder_of(job), *programs, "--only", only, *argv, *rank), environment
+    )
 
 
 def discovery_script(job: Job) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from trainkit.errors import LaunchError
-from trainkit.job import Command, Job, Node, rank_command
+from trainkit.job import Command, Job, Node, boot_command, rank_command
 
 from .mpirun import Mpi
 
@@ -61,32 +61,21 @@ def _open_words(place: Place) -> tuple[str, ...]:
     return (*words, "--map-by", "slot", "-H", slots_of(place)) if place.hosts else words
 
 
-def _open4(place: Place) -> Mapping[str, str]:
-    values = {
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    }
-    if place.hosts:
-        values["OMPI_MCA_plm_rsh_agent"] = place.program
-    if place.hosts and place.interface:
-        values.update(OMPI_MCA_oob_tcp_if_include=place.interface, OMPI_MCA_btl_tcp_if_include=place.interface)
-    return values
+def _open_mpi(fixed: Mapping[str, str], shell: str, interfaces: tuple[str, ...]) -> Dialect:
+    """Open MPI, whose major versions differ in what their variables are called."""
+
+    def environment(place: Place) -> Mapping[str, str]:
+        values = dict(fixed)
+        if place.hosts:
+            values[shell] = place.program
+        if place.hosts and place.interface:
+            values.update((name, place.interface) for name in interfaces)
+        return values
+
+    return Dialect(_open_words, environment)
 
 
-def _open5(place: Place) -> Mapping[str, str]:
-    values = {
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_ALLOW_RUN_AS_ROOT": "1",
-        "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    }
-    if place.hosts:
-        values["PRTE_MCA_plm_ssh_agent"] = place.program
-    if place.hosts and place.interface:
-        values.update(PRTE_MCA_prte_if_include=place.interface, OMPI_MCA_btl_tcp_if_include=place.interface)
-    return values
+_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 def _hydra_words(place: Place) -> tuple[str, ...]:
@@ -102,8 +91,21 @@ def _hydra(place: Place) -> Mapping[str, str]:
 
 
 DIALECTS: Mapping[str, Dialect] = {
-    "openmpi4": Dialect(_open_words, _open4),
-    "openmpi5": Dialect(_open_words, _open5),
+    "openmpi4": _open_mpi(
+        {**_AS_ROOT, "OMPI_MCA_rmaps_base_oversubscribe": "1"},
+        "OMPI_MCA_plm_rsh_agent",
+        ("OMPI_MCA_oob_tcp_if_include", "OMPI_MCA_btl_tcp_if_include"),
+    ),
+    "openmpi5": _open_mpi(
+        {
+            **_AS_ROOT,
+            "PRTE_ALLOW_RUN_AS_ROOT": "1",
+            "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+            "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        },
+        "PRTE_MCA_plm_ssh_agent",
+        ("PRTE_MCA_prte_if_include", "OMPI_MCA_btl_tcp_if_include"),
+    ),
     "mpich": Dialect(_hydra_words, _hydra),
     "intel": Dialect(_hydra_words, _hydra),
 }
@@ -121,9 +123,4 @@ def command(job: Job, node: Node, mpi: Mpi) -> Command:
     if not place.hosts:
         return Command(argv, environment)
     environment["TRAINKIT_CARRY"] = ",".join((*environment, "TRAINKIT_CARRY"))
-    return Command((*exec_command(job), "--in", folder_of(job), *argv), environment)
-
-
-def exec_command(job: Job) -> tuple[str, ...]:
-    """The command line of the program that stands in for ssh."""
-    return (job.interpreter, job.boot, "exec") if job.boot else (job.interpreter, "-m", "trainkit.boot.exec")
+    return Command((*boot_command(job, "exec"), "--in", folder_of(job), *argv), environment)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish
-from trainkit.cli.nodes import RECORD, Examination, _ended_badly, _live
+from trainkit.cli.nodes import Examination, _ended_badly, _live
 from trainkit.errors import LaunchError
 from trainkit.job import Job, Status
 
@@ -67,7 +67,7 @@ def test_a_cluster_that_has_no_room_in_time(attempt: AttemptDir) -> None:
     job = Job("r", "doctor", str(attempt.path.parents[1]), 1, "/python", nodes=2)
     with pytest.raises(LaunchError, match=r"After 0\.2 s the nodes were still queued \(Priority\)"):
         _live(launcher, job, attempt, 0.2)
-    assert launcher.canceled and attempt.handle.exists() and not (attempt.path / RECORD).exists()
+    assert launcher.canceled and attempt.handle.exists() and not attempt.preflight.exists()
 
 
 def test_agents_that_failed_before_they_met(attempt: AttemptDir) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from trainkit import outcome, restarts
 from trainkit.boot import processes
+from trainkit.boot.formation import prepare_attempt
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import TERMINAL, AttemptDir, Lines, RunDir, make_private, publish, read_json
 from trainkit.drivers import ensure
@@ -27,7 +28,7 @@ from trainkit.job import Job, Launcher
 from trainkit.judging import GRACE_SECONDS, brief, judged
 from trainkit.options import several_machines
 from trainkit.slots import Slots
-from trainkit.starting import environment, write_key
+from trainkit.starting import environment
 from trainkit.watching import CANCEL_AGAIN_SECONDS, watch
 
 _RETRY_SECONDS, _RETRY_PAUSE_SECONDS = 30.0, 3.0  # of a restart that the cluster does not take now
@@ -191,13 +192,11 @@ class Driver:
         """Launch the agents and record the handle; only then do they start ranks."""
         number = max((a.number for a in self.run.attempts()), default=0) + 1
         attempt = self.run.attempt(number)
-        for directory in (attempt.path, attempt.logs, attempt.ranks, attempt.nodes):
-            make_private(directory)
+        prepare_attempt(attempt)
         job = dataclasses.replace(
             self.job, attempt=number, interpreter=interpreter, boot=boot, nodes=nodes or self.job.nodes,
             environment=environment(self.run, self.root, self.job), max_seconds=limit or self.job.max_seconds,
         )  # fmt: skip
-        write_key(attempt.key)
         publish(attempt.job, job.to_json())
         self._folders()
         self._check_cancel()

@@ -122,11 +122,18 @@ class Launcher(Protocol):
 Spread = Callable[[Job, Node], List[Command]]
 
 
+def boot_command(job: Job, name: str, interpreter: str = "") -> Tuple[str, ...]:
+    """The command line of one of trainkit's own programs on a node: "agent", "rank", "exec" or "enter".
+
+    It comes from the boot zip where the job has one; `interpreter` is the job's where none is given.
+    """
+    python = interpreter or job.interpreter
+    return (python, job.boot, name) if job.boot else (python, "-m", "trainkit.boot." + name)
+
+
 def rank_command(job: Job) -> Tuple[str, ...]:
     """The command line of one rank's shim: reads who it is from the environment and runs the job's script."""
-    if job.boot:
-        return (job.interpreter, job.boot, "rank")
-    return (job.interpreter, "-m", "trainkit.boot.rank")
+    return boot_command(job, "rank")
 
 
 def is_rank(argv: Sequence[str]) -> bool:
@@ -141,6 +148,4 @@ def agent_command(interpreter: str, job: Job, node: Union[int, str], network: bo
     on several machines: the head listens where they can reach it, not on loopback alone.
     """
     place = (job.run_dir, str(job.attempt), str(node)) + (("network",) if network else ())
-    if job.boot:
-        return (interpreter, job.boot, "agent", *place)
-    return (interpreter, "-m", "trainkit.boot.agent", *place)
+    return boot_command(job, "agent", interpreter) + place

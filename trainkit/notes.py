@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from trainkit.boot.hangs import RECORD
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json, read_lines
 
 _MOST = 20  # of one attempt
@@ -19,5 +18,5 @@ def notes_of(run: RunDir) -> list[str]:
 
 def _of(attempt: AttemptDir) -> list[str]:
     compared = (read_json(attempt.preflight) or {}).get("notes", [])
-    hung = [line["words"] for line in read_lines(attempt.path / RECORD) if "words" in line]
+    hung = [line["words"] for line in read_lines(attempt.hangs) if "words" in line]
     return [str(words) for words in (*compared, *hung)]

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from trainkit.boot.lognotes import NotesFile, Place, notes_of
+from trainkit.boot.lognotes import NotesFile, Place
 from trainkit.boot.rundir import AttemptDir
 
 _LONGEST_BYTES = 1 << 20  # of a line: what is longer comes in pieces
@@ -135,7 +135,7 @@ class Notes:
         for path in self.attempt.logs.glob("notes-*"):
             number = path.name.rpartition("-")[2]
             if number.isdecimal() and int(number) not in self.files:
-                fd = os.open(notes_of(self.attempt, int(number)), os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(self.attempt.notes(int(number)), os.O_RDONLY | os.O_CLOEXEC)
                 self._fds.append(fd)
                 self.files[int(number)] = NotesFile(fd)
 

@@ -1,8 +1,7 @@
-"""What an attempt is started with: what its ranks are told of their run, and its agents' key."""
+"""What an attempt's ranks are told of their run."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from trainkit.boot.rundir import RunDir, read_json
@@ -21,12 +20,3 @@ def environment(run: RunDir, root: Path, job: Job) -> dict[str, str]:
         "AZUREML_ARM_SUBSCRIPTION": str(workspace.get("subscription_id", "")),
         "AZUREML_ARM_RESOURCEGROUP": str(workspace.get("resource_group", "")),
     }
-
-
-def write_key(path: Path) -> None:
-    """A new secret for the agents of one attempt, in a private file."""
-    if path.exists():
-        return
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(os.urandom(32))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainkit.boot.lognotes import LEAST_LIMIT_BYTES, LogNotes, NotesFile, notes_of
+from trainkit.boot.lognotes import LEAST_LIMIT_BYTES, LogNotes, NotesFile
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private
 from trainkit.merged import merged
 from trainkit.ranklog import Notes, RankLog
@@ -23,7 +23,7 @@ def attempt(tmp_path: Path) -> AttemptDir:
 
 
 def noted(attempt: AttemptDir, node: int = 0) -> list[tuple[int, int, int]]:
-    fd = os.open(notes_of(attempt, node), os.O_RDONLY)
+    fd = os.open(attempt.notes(node), os.O_RDONLY)
     found = [(note.rank, note.beginning, note.size) for note in NotesFile(fd).more()]
     os.close(fd)
     return found

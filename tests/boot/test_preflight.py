@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from trainkit.boot import findings, gpuhealth, links, nodefacts, preflight
+from trainkit.boot.formation import prepare_attempt
 from trainkit.boot.gathering import Gathering
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.errors import LaunchError
 from trainkit.job import Job
-from trainkit.starting import write_key
 
 NAMES = ("a", "b", "c")
 JOB = Job("r", "e", "/runs/r", 1, "/env/bin/python", nodes=3, ranks_per_node=2)
@@ -194,10 +194,9 @@ def attempt(tmp_path: Path) -> AttemptDir:
     """An attempt whose run has a script, as the driver makes one."""
     run = RunDir(tmp_path)
     found = run.attempt(1)
-    for folder in (found.path, found.logs, found.ranks, found.nodes, run.code):
-        make_private(folder)
+    prepare_attempt(found)
+    make_private(run.code)
     (run.code / "train.py").write_text("print()\n")
-    write_key(found.key)
     publish(found.handle, {"handle": "a test's"})
     return found
 
@@ -209,7 +208,7 @@ def job_in(attempt: AttemptDir, nodes: int = 1, **changes: Any) -> Job:
 
 
 def test_facts_are_plain_and_true(attempt: AttemptDir) -> None:
-    (attempt.path / nodefacts.PROBE).write_text(json.dumps({"nonce": "n1"}))
+    attempt.probe.write_text(json.dumps({"nonce": "n1"}))
     found = nodefacts.facts(job_in(attempt), attempt, 0)
     assert json.loads(json.dumps(found)) == found
     assert found["probe"] == "n1" and found["boot"] and found["host"] == socket.gethostname()
@@ -305,7 +304,7 @@ def together(jobs: list[Job], attempt: AttemptDir) -> tuple[list[Any], dict[str,
         thread.start()
     for thread in threads:
         thread.join(60)
-    return results, read_json(attempt.path / preflight.RECORD) or {}
+    return results, read_json(attempt.preflight) or {}
 
 
 def test_three_nodes_that_agree(attempt: AttemptDir) -> None:
@@ -333,7 +332,7 @@ def test_a_node_that_sees_another_folder(attempt: AttemptDir, tmp_path: Path) ->
     elsewhere = AttemptDir(own / "attempts" / "1")
     make_private(elsewhere.path)
     elsewhere.key.write_bytes(attempt.key.read_bytes())
-    (elsewhere.path / nodefacts.PROBE).write_text('{"nonce": "of another day"}')
+    elsewhere.probe.write_text('{"nonce": "of another day"}')
     found = nodefacts.facts(dataclasses.replace(job_in(attempt), run_dir=str(own)), elsewhere, 1)
     healthy = fact(nonce="today", probe="today", code=found["code"], python=found["python"])
     found.update(nonce="today", between=[found["time"], found["time"]], address="10.0.0.2")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from trainkit.boot import pulse
-from trainkit.boot.hangs import ASK, RECORD, STACKS, Hangs
+from trainkit.boot.hangs import ASK, STACKS, Hangs
 from trainkit.boot.pulse import DUMP_SIGNAL, Page, Pulse, Reader
 from trainkit.boot.rundir import RunDir, make_private, read_lines
 from trainkit.job import Job
@@ -174,7 +174,7 @@ class Nodes:
         make_private(attempt.path)
         job = Job("r", "e", str(folder), 1, sys.executable, nodes=len(processes))
         names = [f"node{n + 1}" for n in range(len(processes))]
-        self.record = attempt.path / RECORD
+        self.record = attempt.hangs
         self.sent: list[str] = []
         self.watches = [
             Hangs(job, attempt, n, names, self.sender(n), lambda pid=pid: [pid], end)  # type: ignore[misc]

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from tests.engines.testbed import Testbed, missing
-from trainkit.boot.preflight import RECORD
+from trainkit.boot.formation import prepare_attempt
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.job import Job, agent_command
-from trainkit.starting import write_key
 
 pytestmark = pytest.mark.engine
 SECONDS = 60.0
@@ -40,12 +39,11 @@ class Started:
         self.bed = bed
         self.run = RunDir(bed.shared / f"run-{uuid.uuid4().hex[:8]}")
         self.attempt = self.run.attempt(1)
-        for folder in (self.attempt.path, self.attempt.logs, self.attempt.ranks, self.attempt.nodes, self.run.code):
-            make_private(folder)
+        prepare_attempt(self.attempt)
+        make_private(self.run.code)
         self.job = Job(
             self.run.path.name, "e", str(self.run.path), 1, interpreter, command=("true",), nodes=len(bed.names)
         )  # fmt: skip
-        write_key(self.attempt.key)
         publish(self.attempt.job, self.job.to_json())
         publish(self.attempt.handle, {"handle": "by hand", "time": time.time()})
         self.agents: list[subprocess.Popen[str]] = []
@@ -64,7 +62,7 @@ class Started:
         for agent in self.agents:
             agent.wait(SECONDS)
         end = read_json(self.attempt.agent_end(0), "problem") or {}
-        return str(end["problem"]), read_json(self.attempt.path / RECORD) or {}
+        return str(end["problem"]), read_json(self.attempt.preflight) or {}
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -1,7 +1,8 @@
-"""Which attempt an agent belongs to: a cluster that starts the same allocation again makes a new one.
+"""How an attempt's folder is made, and which attempt an agent belongs to.
 
-Slurm requeues a job that was preempted, or whose node failed, under the same id and the same command line. What was
-attempt K then becomes K + 1, K + 2, ...: the head's agent makes that attempt's folder, the others wait for it.
+A cluster that starts the same allocation again makes a new one: Slurm requeues a job that was preempted, or whose node
+failed, under the same id and the same command line. What was attempt K then becomes K + 1, K + 2, ...: the head's agent
+makes that attempt's folder, the others wait for it.
 """
 
 from __future__ import annotations
@@ -35,14 +36,19 @@ def formation(run: RunDir, number: int, node: int, env: Mapping[str, str]) -> At
     return attempt
 
 
-def _form(first: AttemptDir, attempt: AttemptDir) -> None:
-    """Make the folder of an attempt that the cluster has begun; its handle, last, makes it count."""
+def prepare_attempt(attempt: AttemptDir) -> None:
+    """Make an attempt's folders, and the secret of its agents in a private file; what is there stays."""
     for folder in (attempt.path, attempt.logs, attempt.ranks, attempt.nodes):
         make_private(folder)
     if not attempt.key.exists():
         descriptor = os.open(str(attempt.key), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(os.urandom(32))
+
+
+def _form(first: AttemptDir, attempt: AttemptDir) -> None:
+    """Make the folder of an attempt that the cluster has begun; its handle, last, makes it count."""
+    prepare_attempt(attempt)
     job, begun = read_json(first.job) or {}, read_json(first.agent(0), "time")
     if begun and job.get("max_seconds"):  # they are for all attempts together
         job["max_seconds"] = max(1.0, job["max_seconds"] - (time.time() - begun["time"]))

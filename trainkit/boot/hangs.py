@@ -21,7 +21,6 @@ from trainkit.boot.shims import ranks_below
 from trainkit.boot.stuck import READ_SECONDS, History, Stuck, stuck
 from trainkit.job import Job
 
-RECORD = "hangs.jsonl"  # of an attempt: {"time", "ranks", "held_up", "seconds", "words", "stacks": {rank: text}}
 PULSE, ASK, STACKS = "pulse", "ask for stacks", "stacks"  # types of messages
 _DUMP_SECONDS = 1.0  # for a rank to leave its stacks
 _GATHER_SECONDS = 4.0  # for all nodes to send them
@@ -155,7 +154,7 @@ class Hangs(Part):
         for told in self._stacks.values():
             stacks.update(told)
         with suppress(OSError):  # of a full disk: the job goes on
-            lines = Lines(self.attempt.path / RECORD)
+            lines = Lines(self.attempt.hangs)
             try:
                 lines.append({"time": time.time(), **found._asdict(), "stacks": _in_order(stacks)})
             finally:

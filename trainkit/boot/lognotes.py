@@ -60,11 +60,6 @@ class Place(NamedTuple):
         return self.begin > self.end
 
 
-def notes_of(attempt: AttemptDir, node: int) -> "os.PathLike[str]":
-    """Where a node's agent notes the sizes of its ranks' logs."""
-    return attempt.logs / ("notes-%d" % node)
-
-
 class _Log:
     """One rank's log as the agent sees it."""
 
@@ -120,7 +115,7 @@ class LogNotes(Part):
         self._logs = {rank: _Log(attempt.rank_log(rank)) for rank in ranks}
         self._first = min(ranks)
         make_private(attempt.logs)
-        self._fd = os.open(notes_of(attempt, node), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(attempt.notes(node), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._start = _HEAD.size + _PLACE.size * len(self._logs)
         self._at = self._start
         self._resume()

@@ -24,7 +24,6 @@ from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.errors import WorkspaceException
 from trainkit.job import Job
 
-PROBE = "probe.json"  # of an attempt: the head writes a number that nobody else knows, the others read it
 SINGLED_OUT = ("torch", "horovod", "mpi4py", "numpy", "trainkit")
 _PROBE_SECONDS = 2.0  # for what the head has written to be seen through a network's file system
 _PYTHON_SECONDS = 20.0
@@ -156,7 +155,7 @@ def probe(attempt: AttemptDir) -> str:
     deadline = time.monotonic() + _PROBE_SECONDS
     while True:
         try:
-            found = read_json(attempt.path / PROBE)
+            found = read_json(attempt.probe)
         except (OSError, WorkspaceException):
             found = None
         if found:

@@ -13,13 +13,12 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from trainkit.boot import links
 from trainkit.boot.findings import notes, problems
-from trainkit.boot.nodefacts import PROBE, facts
+from trainkit.boot.nodefacts import facts
 from trainkit.boot.rundir import AttemptDir, replace
 from trainkit.job import Job
 
-__all__ = ["RECORD", "facts", "problems", "run"]
+__all__ = ["facts", "problems", "run"]
 
-RECORD = "preflight.json"  # of an attempt: what the nodes said, and what came of it
 _REPORT_SECONDS = 45.0  # for the slowest node to start its Python
 _LINK_SECONDS = 20.0
 Message = Dict[str, Any]
@@ -57,7 +56,7 @@ def _lead(
     """The head's part: has everybody gather facts, then measure; compares and records."""
     begun, others = time.monotonic(), range(1, len(names))
     nonce = os.urandom(16).hex()
-    replace(attempt.path / PROBE, {"nonce": nonce})
+    replace(attempt.probe, {"nonce": nonce})
     asked = time.time()
     send({"type": "probe"}, None)
     own = facts(job, attempt, 0)
@@ -105,4 +104,4 @@ def _record(
                     entry[part].pop(details, None)
         nodes.append(entry)
     value = {"time": time.time(), "seconds": seconds, "problems": wrong, "notes": known, "nodes": nodes}
-    replace(attempt.path / RECORD, value)
+    replace(attempt.preflight, value)

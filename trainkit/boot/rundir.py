@@ -77,6 +77,8 @@ class AttemptDir:
         self.handle = self.path / "handle.json"
         self.nodes = self.path / "nodes"
         self.beat = self.nodes / "0.beat"  # the head agent's sign of life, where nodes are on several machines
+        self.probe = self.path / "probe.json"  # a number of the head's, which the others can read where they share it
+        self.hangs = self.path / "hangs.jsonl"  # ranks that held others up: {"time", "ranks", "words", "stacks", ...}
         self.preflight = self.path / "preflight.json"  # what the nodes found of each other before the ranks started
         self.ranks = self.path / "ranks"
         self.logs = self.path / "logs"
@@ -88,6 +90,10 @@ class AttemptDir:
     def rank_record(self, rank: int) -> Path:
         """How rank `rank` ended."""
         return self.ranks / ("%d.json" % rank)
+
+    def notes(self, node: int) -> Path:
+        """When the logs of a node's ranks had grown to which size."""
+        return self.logs / ("notes-%d" % node)
 
     def rank_log(self, rank: int) -> Path:
         """What rank `rank` printed."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit import outcome
-from trainkit.boot.preflight import RECORD
+from trainkit.boot.formation import prepare_attempt
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.bundle import bundle
 from trainkit.cli import output
@@ -22,7 +22,6 @@ from trainkit.errors import LaunchError, UserErrorException
 from trainkit.job import Job, Launcher
 from trainkit.options import launcher_of
 from trainkit.sentences import tail
-from trainkit.starting import write_key
 
 if TYPE_CHECKING:
     from trainkit.targets import Target
@@ -69,13 +68,13 @@ def examine(workspace: Workspace, name: str, nodes: int | None, wait_seconds: fl
         raise UserErrorException(f"{name} is this machine: `trainkit doctor`, without --target, checks that.")
     launcher = launcher_of(target.launcher, target.options)
     with _folder(workspace.root / "doctor") as run:
-        attempt = _attempt(run)
+        attempt = run.attempt(1)
+        prepare_attempt(attempt)
         job = Job(
             run.path.name, "doctor", str(run.path), 1, sys.executable, command=("true",), ranks_per_node=_RANKS,
             nodes=nodes or _count(target, launcher), spread=_SPREAD, boot=str(bundle(workspace.root / "boot", _SPREAD)),
             shared=bool(getattr(launcher, "shared_disk", True)),
         )  # fmt: skip
-        write_key(attempt.key)
         publish(attempt.job, job.to_json())
         _live(launcher, job, attempt, wait_seconds)
         return _result(name, job, attempt)
@@ -92,13 +91,6 @@ def _folder(parent: Path) -> Iterator[RunDir]:
         shutil.rmtree(run.path, ignore_errors=True)
         with contextlib.suppress(OSError):  # another one is at work
             parent.rmdir()
-
-
-def _attempt(run: RunDir) -> AttemptDir:
-    attempt = run.attempt(1)
-    for directory in (attempt.path, attempt.logs, attempt.ranks, attempt.nodes):
-        make_private(directory)
-    return attempt
 
 
 def _count(target: Target, launcher: Launcher) -> int:
@@ -122,13 +114,13 @@ def _live(launcher: Launcher, job: Job, attempt: AttemptDir, wait_seconds: float
     until = time.monotonic() + _END_SECONDS
     while launcher.poll(handle).phase in ("queued", "running") and time.monotonic() < until:
         time.sleep(0.05)
-    if canceled and not (attempt.path / RECORD).exists():
+    if canceled and not attempt.preflight.exists():
         raise LaunchError(f"After {wait_seconds:g} s the nodes were still {canceled}; nothing is left of the attempt.")
 
 
 def _result(name: str, job: Job, attempt: AttemptDir) -> Examination:
     """What the attempt's records say."""
-    record = read_json(attempt.path / RECORD) or {}
+    record = read_json(attempt.preflight) or {}
     problems = list(record.get("problems", ()))
     if not problems:
         problems = list(_ended_badly(job, attempt))

@@ -14,7 +14,7 @@ from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.cli import find, output
 from trainkit.cli.codes import NotFound
 from trainkit.errors import LaunchError, UnsupportedJob, UserErrorException
-from trainkit.job import Job
+from trainkit.job import Job, boot_command
 
 
 @click.command()
@@ -74,4 +74,4 @@ def _there(path: Path, attempt: AttemptDir, job: Job, node: int) -> tuple[str, .
             f"The launcher {target['launcher']!r} cannot open a shell on a node: it has no method `shell`."
         )
     words = open_shell(str((read_json(attempt.handle, "handle") or {})["handle"]), node)
-    return (*words, job.interpreter, *((job.boot, "enter") if job.boot else ("-m", "trainkit.boot.enter")))
+    return (*words, *boot_command(job, "enter"))

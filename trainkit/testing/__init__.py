@@ -8,7 +8,6 @@ class TestMine(LauncherLaws):
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainkit import outcome
+from trainkit.boot.formation import prepare_attempt
 from trainkit.boot.processes import with_environment
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish
 from trainkit.job import Job, Launcher
@@ -47,10 +47,7 @@ def make_job(directory: Path, script: str, **values: Any) -> tuple[Job, AttemptD
     make_private(run.code)
     (run.code / "train.py").write_text(script)
     attempt = run.attempt(1)
-    for folder in (attempt.logs, attempt.ranks, attempt.nodes):
-        make_private(folder)
-    attempt.key.write_bytes(os.urandom(32))
-    attempt.key.chmod(0o600)
+    prepare_attempt(attempt)
     job = Job(
         run_id=f"laws_{time.time_ns()}", experiment="laws", run_dir=str(run.path), attempt=1,
         interpreter=sys.executable, script="train.py", **values,
