@@ -59,6 +59,7 @@ dist.init_process_group("gloo")
 value = torch.tensor(float(dist.get_rank() + 1))
 dist.all_reduce(value)
 total = int(value)
+dist.destroy_process_group()
 """
 _HOROVOD = """
 import torch, horovod.torch as hvd
@@ -116,7 +117,7 @@ class Launched:
 
     def words(self) -> str:
         """All logs, for a test's message."""
-        return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self.attempt.logs.iterdir()))
+        return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self.attempt.logs.glob("*.log")))
 
 
 @contextmanager
