@@ -30,7 +30,7 @@ from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.boot.shims import end_earlier, ranks_below
 from trainkit.errors import TrainkitError
-from trainkit.job import Job, Node
+from trainkit.job import Job, Node, is_rank
 
 GRACE_SECONDS = 5.0  # between a request to end and the kill, at least
 _FAREWELL_SECONDS = 2.0  # for the other nodes' agents to end once the head has told them that all is over
@@ -74,11 +74,7 @@ class Agent:
     asked: bool = False
     grace: float = GRACE_SECONDS
     elastic: bool = False  # the spread goes on by itself without ranks and nodes that are lost
-    failing: Failing = field(init=False)
-
-    def __post_init__(self) -> None:
-        first = self.node * self.job.ranks_per_node
-        self.failing = Failing(self.attempt, range(first, first + self.job.ranks_per_node))
+    failing: Failing = field(init=False)  # of this node's ranks, those that something else has started
 
     def run(self) -> None:
         """Live through the whole job, then say how it ended."""
@@ -132,6 +128,9 @@ class Agent:
         for command in commands(self.job, node):
             process = self._start(command.argv, command.environment, sys.stdout.fileno())
             self.started.append(_Started(list(command.argv), process))
+        own = bool(self.started) and all(is_rank(command.argv) for command in self.started)
+        first = self.node * self.job.ranks_per_node
+        self.failing = Failing(self.attempt, () if own else range(first, first + self.job.ranks_per_node))
 
     def _start(
         self, argv: Sequence[str], extra: Mapping[str, str], output: int = subprocess.PIPE

@@ -20,6 +20,7 @@ from trainkit.errors import LaunchError
 from trainkit.job import Job, Node
 
 HANDLE_SECONDS = 30.0  # for the driver to record its handle
+LOOK_SECONDS = 0.2  # between two looks at files that say that the job will not begin
 GATHER_SECONDS = 60.0  # for all nodes to report to the head
 _LOOPBACK = "127.0.0.1"
 
@@ -32,6 +33,7 @@ class Gathering:
         self.channel: Optional[Channel] = None
         self.names: Tuple[str, ...] = ()  # of all nodes, once it is known
         self.early: List[Tuple[int, Message]] = []  # what came before somebody waited for it
+        self._looked = 0.0  # when the run's files were looked at last
 
     @property
     def name(self) -> str:
@@ -60,9 +62,7 @@ class Gathering:
         """The driver has to record this launch first: else another driver would launch the job again."""
         deadline = time.monotonic() + HANDLE_SECONDS
         while not self.attempt.handle.exists():
-            if self.asked():
-                raise LaunchError("Asked to end before the job began.")
-            self._check_wanted()
+            self._check([])
             if time.monotonic() > deadline:
                 raise LaunchError("The driver has not recorded this launch: it ended before the job began.")
             time.sleep(0.01)
@@ -172,6 +172,9 @@ class Gathering:
         """Raise LaunchError where a node that is waited for cannot come any more, as far as this machine knows."""
         if self.asked():
             raise LaunchError("Asked to end before the job began.")
+        if time.monotonic() - self._looked < LOOK_SECONDS:  # many nodes wait, and their disk is one
+            return
+        self._looked = time.monotonic()
         self._check_wanted()
         for node in missing:
             agent = str((read_json(self.attempt.agent(node)) or {}).get("identity", ""))
