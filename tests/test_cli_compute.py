@@ -10,24 +10,17 @@ from typing import Any
 import pytest
 
 from tests.strangers import moon  # noqa: F401
-from trainkit.cli import app, codes
+from trainkit.cli import codes
 
 Run = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.usefixtures("moon")
 
 
 @pytest.fixture
-def cli(workspace: Any, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs one command line in this process, in a workspace of its own: code, output, error output."""
+def cli(workspace: Any, command_line: Run) -> Run:
+    """The command line, in a workspace of its own."""
     Path("train.py").write_text("print('trained', flush=True)\n")
-
-    def run(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = app.main(list(words))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return command_line
 
 
 def options(*pairs: str) -> list[str]:

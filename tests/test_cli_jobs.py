@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from trainkit.cli import app, codes
+from trainkit.cli import codes
 from trainkit.cli.checks import orphans
 from trainkit.cli.find import run_dirs
 
@@ -38,18 +38,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def cli(workspace: Any, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs one command line in this process, in a workspace of its own: code, output, error output."""
+def cli(workspace: Any, command_line: Run) -> Run:
+    """The command line, in a workspace of its own."""
     Path("train.py").write_text(TRAIN)
     Path("endless.py").write_text(ENDLESS)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = app.main(list(words))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return command_line
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:

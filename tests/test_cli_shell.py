@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.strangers import moon  # noqa: F401
-from trainkit.cli import app, codes
+from trainkit.cli import codes
 from trainkit.testing import wait_until
 
 PROGRAM = str(Path(sys.executable).parent / "trainkit")
@@ -22,17 +22,10 @@ pytestmark = pytest.mark.usefixtures("moon")
 
 
 @pytest.fixture
-def cli(workspace: Any, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs one command line in this process, in a workspace of its own: code, output, error output."""
+def cli(workspace: Any, command_line: Run) -> Run:
+    """The command line, in a workspace of its own."""
     Path("endless.py").write_text(ENDLESS)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = app.main(list(words))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return command_line
 
 
 @pytest.fixture(params=["local", "cluster"])

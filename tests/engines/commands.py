@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ from tests.engines.testbed import Testbed
 from trainkit.testing import wait_until
 
 PROGRAM = str(Path(sys.executable).parent / "trainkit")
+
+
+def call(bed: Testbed, folder: Path, *words: str, timeout: float = 150) -> subprocess.CompletedProcess[str]:
+    """One command line on ctl, in a folder."""
+    return bed.run("ctl", [PROGRAM, *words], cwd=folder, timeout=timeout)
 
 
 class Client:
@@ -25,7 +31,7 @@ class Client:
 
     def call(self, *words: str, code: int = 0, timeout: float = 150) -> str:
         """What a command prints. Asserts its exit code."""
-        done = self.bed.run("ctl", [PROGRAM, *words], cwd=self.folder, timeout=timeout)
+        done = call(self.bed, self.folder, *words, timeout=timeout)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.engines import ondemand
+from tests.engines.commands import call
 from tests.engines.testbed import Testbed
 
 LAUNCHERS = ("local", "ssh", "slurm", "ray")
@@ -33,7 +34,6 @@ TOLERANCE = 1e-9
 SEED = 7
 EPOCHS = 3
 SECONDS = 240  # for one cell, on a machine that does other things as well
-PROGRAM = str(Path(sys.executable).parent / "trainkit")
 # The batch does not divide by the ranks, nor the data by the batch: shares differ from rank to rank.
 SCRIPT = f"""
 import os
@@ -100,7 +100,7 @@ class Matrix:
     def _trainkit(self, *words: str, seconds: float = 60.0) -> str:
         """What `trainkit` prints on ctl; WrongCell with its words where it fails."""
         try:
-            done = self.bed.run("ctl", [PROGRAM, *words], cwd=self.work, timeout=seconds)
+            done = call(self.bed, self.work, *words, timeout=seconds)
         except subprocess.TimeoutExpired:
             raise WrongCell(f"trainkit {' '.join(words)} has not ended in {seconds:.0f} s") from None
         if done.returncode:
@@ -148,7 +148,7 @@ class Matrix:
         except WrongCell as error:
             logs = [log for run in set(self.runs()) - before for log in sorted(run.glob("attempts/*/logs/*"))]
             for run in set(self.runs()) - before:
-                self.bed.run("ctl", [PROGRAM, "cancel", run.name], cwd=self.work)
+                call(self.bed, self.work, "cancel", run.name, timeout=60)
             tails = "".join(f"\n== {log.name}\n{log.read_text(errors='replace')[-800:]}" for log in logs)
             raise WrongCell(f"{error}{tails}") from None
         expected = np.load(self.alone / "outputs" / "end-0.npy")

@@ -99,15 +99,20 @@ def test_the_verdict_names_the_node_and_nothing_is_left(bed: Testbed, fault: str
     user.nothing_left(run, 15)
 
 
+def ended_without_node2(user: Client, run: Path, code: int = 0) -> dict[str, Any]:
+    """All that is told of a run that loses its second node now."""
+    user.bed.kill("node2", silently=True)
+    try:
+        return user.ended(run, code=code)
+    finally:
+        user.bed.boot("node2")
+
+
 def test_a_job_goes_on_with_the_nodes_that_are_left(bed: Testbed) -> None:
     user = client(bed)
     run = user.submit(WAITING, "--max-restarts", "2", "--min-nodes", "1")
     user.wait_for(run, "seen-1-*", 2)
-    bed.kill("node2", silently=True)
-    try:
-        told = user.ended(run)
-    finally:
-        bed.boot("node2")
+    told = ended_without_node2(user, run)
     assert told["status"] == "Completed"
     assert sorted(path.name for path in run.glob("seen-*")) == ["seen-1-0-2", "seen-1-1-2", "seen-2-0-1"]
     stages = [json.loads(line)["details"] for line in (run / "stages.jsonl").read_text().splitlines()]
@@ -118,11 +123,7 @@ def test_fewer_nodes_than_the_least_are_an_end_that_says_so(bed: Testbed) -> Non
     user = client(bed)
     run = user.submit(WAITING, "--max-restarts", "2")
     user.wait_for(run, "seen-1-*", 2)
-    bed.kill("node2", silently=True)
-    try:
-        told = user.ended(run, code=1)
-    finally:
-        bed.boot("node2")
+    told = ended_without_node2(user, run, code=1)
     assert told["status"] == "Failed" and "node2" in told["verdict"]["summary"], told["verdict"]
 
 
@@ -133,11 +134,7 @@ def test_training_goes_on_from_its_newest_checkpoint_with_one_node_less(bed: Tes
     alone = user.submit(TRAINING, nodes=1)
     run = user.submit(TRAINING, "--max-restarts", "1", "--min-nodes", "1")
     user.wait_for(run, "checkpoints/step-*", 2)
-    bed.kill("node2", silently=True)
-    try:
-        told = user.ended(run)
-    finally:
-        bed.boot("node2")
+    told = ended_without_node2(user, run)
     assert told["status"] == "Completed" and user.ended(alone)["status"] == "Completed"
     attempts: list[Any] = [read_json(RunDir(run).attempt(number).job) for number in (1, 2)]
     assert [(job["nodes"], job["attempt"]) for job in attempts] == [(2, 1), (1, 2)]

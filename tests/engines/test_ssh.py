@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.docs import blocks
+from tests.engines import commands
 from tests.engines.testbed import PATH, Testbed, missing
 from trainkit import outcome
 from trainkit.boot.processes import with_environment
@@ -408,8 +409,7 @@ if attempt == "1":
 
 def trainkit(bed: Testbed, work: Path, *words: str, code: int = 0) -> str:
     """What a command of trainkit prints in ctl."""
-    command = [str(Path(sys.executable).parent / "trainkit"), *words]
-    done = bed.run("ctl", command, cwd=work, timeout=110)
+    done = commands.call(bed, work, *words, timeout=110)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.engines.commands import call
 from tests.engines.slurmd import missing as no_slurm
 from tests.engines.testbed import Testbed, missing
 from trainkit.testing import wait_until
 
 pytestmark = pytest.mark.engine
-PROGRAM = str(Path(sys.executable).parent / "trainkit")
 SCRIPT = """
 import os, time
 open(os.path.join("..", "up-" + os.environ["RANK"]), "w").close()
@@ -43,7 +41,7 @@ def bed() -> Iterator[Testbed]:
 
 def trainkit(bed: Testbed, *words: str) -> subprocess.CompletedProcess[str]:
     """One command line on ctl, in the workspace."""
-    return bed.run("ctl", [PROGRAM, *words], timeout=90, cwd=bed.shared / "work")
+    return call(bed, bed.shared / "work", *words, timeout=90)
 
 
 @pytest.mark.parametrize("launcher", sorted(REACHED))
