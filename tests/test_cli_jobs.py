@@ -217,6 +217,7 @@ def test_the_doctor_sees_what_an_ended_run_left_behind(cli: Run, workspace: Any)
     run_id = json.loads(cli("runs", "--json")[1])[0]["id"]
     left = subprocess.Popen(["sleep", "60"], env={**os.environ, "TRAINKIT_RUN_ID": run_id})
     try:
+        until(lambda: Path(f"/proc/{left.pid}/environ").read_bytes(), "the environment that the kernel shows")
         found = orphans(list(run_dirs(workspace.root)))
         assert found.state == "bad"
         assert str(left.pid) in found.remedy

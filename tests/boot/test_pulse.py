@@ -107,6 +107,14 @@ def test_no_page_where_there_is_none() -> None:
     assert Reader.of(os.getpid()) is None and Reader.of(2**22 - 1) is None
 
 
+def test_a_page_in_the_making_leaves_nothing_open() -> None:
+    descriptor = os.memfd_create("trainkit-pulse")
+    with pytest.raises(ValueError):
+        Reader(os.getpid(), descriptor)
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+
+
 def stacks(reader: Reader) -> str:
     reader.ask()
     return str(until(reader.answer))

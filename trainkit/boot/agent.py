@@ -241,8 +241,9 @@ class Agent:
             self.over = time.monotonic()
             self.channel.send({"type": "end"})
         if self.stopping or self.over:
-            late = self.over and time.monotonic() - self.over > _FAREWELL_SECONDS
-            return bool(late or not self.channel.peers())
+            gone = not self.channel.peers()
+            self._note_messages()  # who left last may not have taken leave
+            return gone or bool(self.over and time.monotonic() - self.over > _FAREWELL_SECONDS)
         return False
 
     def _stop(self, reason: str, save: bool = True) -> None:

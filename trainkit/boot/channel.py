@@ -113,10 +113,9 @@ class Channel:
 
     def _lose(self, node: int, why: str) -> None:
         """Report a peer as lost, once."""
-        with self._lock:
-            known = self._heard.pop(node, None) is not None
-        if known:
-            self._inbox.put((node, {"type": "lost", "why": why}))
+        with self._lock:  # whoever sees one peer less finds the word of it too
+            if self._heard.pop(node, None) is not None:
+                self._inbox.put((node, {"type": "lost", "why": why}))
 
 
 class HeadChannel(Channel):

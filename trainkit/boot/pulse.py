@@ -162,12 +162,16 @@ def current() -> Page:
 
 
 class Reader:
-    """The agent's end of one rank's page. Ends with the process that made the page."""
+    """The agent's end of one rank's page, whose descriptor it takes over. Ends with the process that made the page."""
 
     def __init__(self, shim: int, descriptor: int) -> None:
         self.shim = shim
         self._file = descriptor
-        self._map = mmap.mmap(descriptor, _PAGE, access=mmap.ACCESS_READ)
+        try:
+            self._map = mmap.mmap(descriptor, _PAGE, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):  # the page is just being made
+            os.close(descriptor)
+            raise
         self._asked_at = _PAGE
 
     @classmethod
