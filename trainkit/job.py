@@ -10,7 +10,29 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Protocol, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
+
+
+@dataclass(frozen=True)
+class Container:
+    """The image that a job's agents and ranks run in, and how it is run. Paths are absolute."""
+
+    engine: str  # "docker", "podman" or "apptainer"; empty where the cluster itself runs the image
+    image: str  # an image id, or name@sha256:...: never a tag, which may move
+    name: str  # as the user wrote it, for people
+    interpreter: str  # the image's Python
+    arguments: Tuple[str, ...] = ()  # the user's own, for the engine
+    shm_size: str = "2g"
+    mounts: Tuple[str, ...] = ()  # folders of the node that the container sees under the same path, and may write to
+    archive: str = ""  # a file from which a node that lacks the image loads it
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Container":
+        """The inverse of `dataclasses.asdict`."""
+        known = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
+        for name in ("arguments", "mounts"):
+            known[name] = tuple(known.get(name, ()))
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,7 @@ class Job:
     log_limit_bytes: int = 256 << 20  # of a rank's log: of what is larger the first and the last half stay
     hang: str = "report"  # what a rank that hangs brings about: "report", or "end" of the job
     preflight: bool = True  # nodes of several machines compare notes before they start ranks
+    container: Optional[Container] = None  # then `interpreter` is the node's own, which only starts the container
 
     @property
     def world_size(self) -> int:
@@ -62,6 +85,8 @@ class Job:
         known = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
         known["arguments"] = tuple(known.get("arguments", ()))
         known["command"] = tuple(known.get("command", ()))
+        if known.get("container") is not None:
+            known["container"] = Container.from_json(known["container"])
         return cls(**known)
 
 
@@ -122,6 +147,51 @@ class Launcher(Protocol):
 Spread = Callable[[Job, Node], List[Command]]
 
 
+@dataclass(frozen=True)
+class Inside:
+    """One container of a job on one node: what runs in it, and as whom."""
+
+    name: str  # of the container: no other on this machine has it
+    argv: Tuple[str, ...]
+    directory: str  # to work in
+    home: str  # the value of HOME
+    uid: int
+    gid: int
+    variables: Tuple[str, ...] = ()  # names of variables whose values the engine takes over from its own environment
+    labels: Mapping[str, str] = field(default_factory=dict)
+    gpus: int = 0  # 0: none are shown
+
+
+class Engine(Protocol):
+    """A container engine, as command lines; nothing is run here. Found by entry point, as launchers are."""
+
+    program: str
+
+    def run(self, container: Container, inside: Inside) -> List[str]:
+        """Run a container in the foreground with standard input open; nothing of it stays when it has ended."""
+        ...
+
+    def enter(self, name: str, argv: Sequence[str], terminal: bool) -> List[str]:
+        """Run something more in a container that runs."""
+        ...
+
+    def remove(self, name: str) -> List[str]:
+        """End and remove a container; no words where the engine keeps none."""
+        ...
+
+    def inspect(self, image: str) -> List[str]:
+        """Print facts of a local image as JSON; fails where it is not there."""
+        ...
+
+    def load(self, archive: str) -> List[str]:
+        """Take images out of a file that `save` has written."""
+        ...
+
+    def save(self, image: str, archive: str) -> List[str]:
+        """Put an image into a file."""
+        ...
+
+
 def boot_command(job: Job, name: str, interpreter: str = "") -> Tuple[str, ...]:
     """The command line of one of trainkit's own programs on a node: "agent", "rank", "exec" or "enter".
 
@@ -142,10 +212,10 @@ def is_rank(argv: Sequence[str]) -> bool:
 
 
 def agent_command(interpreter: str, job: Job, node: Union[int, str], network: bool = False) -> Tuple[str, ...]:
-    """The command line of one node's agent, for a launcher to get run there.
+    """The command line of one node's agent, for a launcher to get run there; of what starts its container, if it has one.
 
     `node` is its rank, or the name of an environment variable that holds it there. `network` says that the nodes are
     on several machines: the head listens where they can reach it, not on loopback alone.
     """
     place = (job.run_dir, str(job.attempt), str(node)) + (("network",) if network else ())
-    return boot_command(job, "agent", interpreter) + place
+    return boot_command(job, "guard" if job.container and job.container.engine else "agent", interpreter) + place

@@ -1,4 +1,4 @@
-"""Launchers and spreads, found by entry point: ours by exactly the mechanism that a stranger's are.
+"""Launchers, spreads and container engines, found by entry point: ours by exactly the mechanism that a stranger's are.
 
 Only the one that is named gets loaded; a failing import is raised with its cause; two with one name are an error that
 names both distributions.
@@ -10,10 +10,11 @@ from importlib.metadata import EntryPoint, distributions
 from typing import Any, cast
 
 from trainkit.errors import UnsupportedJob, UserErrorException
-from trainkit.job import Spread
+from trainkit.job import Engine, Spread
 
 LAUNCHERS = "trainkit.launchers"
 SPREADS = "trainkit.spreads"
+ENGINES = "trainkit.containers"
 
 
 def found(group: str) -> dict[str, list[tuple[str, EntryPoint]]]:
@@ -34,7 +35,7 @@ def found(group: str) -> dict[str, list[tuple[str, EntryPoint]]]:
 def load(group: str, name: str) -> Any:
     """What the entry point `name` refers to. Raises UnsupportedJob where there is none, UserErrorException for two."""
     points = found(group)
-    kind = group.rpartition(".")[2][:-1] if group != LAUNCHERS else "launcher"
+    kind = {LAUNCHERS: "launcher", SPREADS: "spread", ENGINES: "container engine"}[group]
     if name not in points:
         raise UnsupportedJob(
             f"There is no {kind} named {name!r}; installed are {', '.join(sorted(points)) or 'none'}. "
@@ -60,3 +61,8 @@ def launcher(name: str) -> type:
 def spread(name: str) -> Spread:
     """The spread of this name."""
     return cast(Spread, load(SPREADS, name))
+
+
+def engine(name: str) -> Engine:
+    """The container engine of this name."""
+    return cast(Engine, load(ENGINES, name)())

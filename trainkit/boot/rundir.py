@@ -32,6 +32,9 @@ class RunDir:
         self.driver_lock = self.path / "driver.lock"
         self.driver_log = self.path / "driver.log"
         self.prepare_log = self.path / "prepare.log"  # what pip, uv or conda printed
+        self.environment = self.path / "environment.json"  # what was prepared: interpreter, digests, image
+        self.packages = self.path / "requirements.lock"  # the exact packages of a prepared environment
+        self.home = self.path / "home"  # the home directory of ranks in a container
         self.code = self.path / "code"  # the snapshot: the script's working directory
         self.outputs = self.path / "outputs"  # code/outputs links here
         self.logs = self.path / "logs"  # code/logs links here
@@ -102,6 +105,10 @@ class AttemptDir:
     def agent_lock(self, node: int) -> Path:
         """Held by the node's agent while it lives."""
         return self.nodes / ("%d.lock" % node)
+
+    def guard_lock(self, node: int) -> Path:
+        """Held while the node's container is started, watched and removed."""
+        return self.nodes / ("%d.guard.lock" % node)
 
     def agent(self, node: int) -> Path:
         """The node agent's identity: boot id, pid, birth."""
