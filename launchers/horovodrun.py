@@ -36,7 +36,8 @@ def command(
             f"There is no horovodrun beside {job.interpreter}: install Horovod there (pip install horovod)."
         )
     environment = {**carried, "TRAINKIT_CARRY": ",".join((*carried, "TRAINKIT_CARRY"))}
-    interface = place_of(job, node).interface or "lo"
+    place = place_of(job, node)
+    interface = place.interface if len(place.hosts) > 1 else "lo"  # horovodrun meets ranks of its own machine there
     argv = (horovodrun, "-np", str(job.world_size), "--disable-cache", "--network-interfaces", interface, *words)
     folder = os.path.join(job.run_dir, folder_of(job))
     # Ranks that horovodrun starts itself, on the head, have its few variables; the others those of their agents.

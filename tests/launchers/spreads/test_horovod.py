@@ -40,6 +40,12 @@ def test_on_one_machine(job: Job) -> None:
     assert "-H localhost:4" in words and "--network-interfaces lo" in words
 
 
+@pytest.mark.parametrize(("names", "machines"), [(("a",), (0,)), (NAMES, (0, 0))])
+def test_on_one_machine_of_a_network(job: Job, names: tuple[str, ...], machines: tuple[int, ...]) -> None:
+    (command,) = horovod(job, Node(0, names, "10.0.0.1", 29500, "eth0", machines))
+    assert command.argv[command.argv.index("--network-interfaces") + 1] == "lo"
+
+
 def test_only_the_head_runs_one(job: Job) -> None:
     assert horovod(job, Node(1, NAMES, "10.0.0.1", 29500, "eth0", (0, 1))) == []
 
