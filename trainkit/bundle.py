@@ -11,11 +11,11 @@ import os
 import zipfile
 from pathlib import Path
 
-from trainkit.boot.plugins import SPREADS, found
+from trainkit.boot.plugins import ENGINES, SPREADS, found
 from trainkit.boot.rundir import make_private
 from trainkit.errors import UnsupportedJob
 
-MOST_BYTES = 4 << 20  # of a spread's package
+MOST_BYTES = 4 << 20  # of an entry point's package
 _MAIN = """
 import importlib
 import importlib.machinery
@@ -32,7 +32,7 @@ if importlib.machinery.PathFinder.find_spec("trainkit", [p for p in sys.path if 
             "install that version there, or none."
         )
 command = sys.argv[1]
-if command not in ("agent", "rank", "exec", "enter"):
+if command not in ("agent", "rank", "exec", "enter", "guard", "inside"):
     sys.exit("trainkit's boot zip knows no " + repr(command))
 sys.exit(importlib.import_module("trainkit.boot." + command).main(sys.argv[2:]))
 """
@@ -57,8 +57,8 @@ def __getattr__(name):
 '''
 
 
-def contents(spread: str = "") -> dict[str, str]:
-    """The zip's files: name to text; with the package of `spread` where one is named."""
+def contents(spread: str = "", engine: str = "") -> dict[str, str]:
+    """The zip's files: name to text; with the packages of the spread and the container engine that are named."""
     import trainkit
 
     home, version = Path(trainkit.__file__).parent, trainkit.__version__
@@ -67,21 +67,23 @@ def contents(spread: str = "") -> dict[str, str]:
         files["trainkit/" + name] = (home / name).read_text(encoding="utf-8")
     for path in sorted((home / "boot").glob("*.py")):
         files["trainkit/boot/" + path.name] = path.read_text(encoding="utf-8")
-    for owner, point in found(SPREADS).get(spread, [])[:1]:
-        files.update(_package_of(point.value.partition(":")[0], spread))
-        information = f"{owner.replace('-', '_')}-{version}.dist-info/"
-        files[information + "METADATA"] = f"Metadata-Version: 2.1\nName: {owner}\nVersion: {version}\n"
-        files[information + "entry_points.txt"] = f"[{SPREADS}]\n{spread} = {point.value}\n"
+    for group, name in ((SPREADS, spread), (ENGINES, engine)):
+        for owner, point in found(group).get(name, [])[:1]:
+            files.update(_package_of(point.value.partition(":")[0], name))
+            information = f"{owner.replace('-', '_')}-{version}.dist-info/"
+            files[information + "METADATA"] = f"Metadata-Version: 2.1\nName: {owner}\nVersion: {version}\n"
+            points = files.get(information + "entry_points.txt", "")
+            files[information + "entry_points.txt"] = points + f"[{group}]\n{name} = {point.value}\n"
     return files
 
 
-def _package_of(module: str, spread: str) -> dict[str, str]:
-    """The sources of the package, or the single file, that a spread's module belongs to."""
+def _package_of(module: str, name: str) -> dict[str, str]:
+    """The sources of the package, or the single file, that an entry point's module belongs to."""
     top = module.partition(".")[0]
     spec = importlib.util.find_spec(top)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if spec is None or not (folders or spec.origin):
-        raise UnsupportedJob(f"The spread {spread!r} is in {module}, which cannot be found here: install it again.")
+        raise UnsupportedJob(f"{name!r} is in {module}, which cannot be found here: install it again.")
     if not folders:
         return {f"{top}.py": Path(str(spec.origin)).read_text(encoding="utf-8")}
     files = {}
@@ -89,15 +91,15 @@ def _package_of(module: str, spread: str) -> dict[str, str]:
         files[f"{top}/{path.relative_to(folders[0]).as_posix()}"] = path.read_text(encoding="utf-8")
     if sum(map(len, files.values())) > MOST_BYTES:
         raise UnsupportedJob(
-            f"The spread {spread!r} is in the package {top}, which has over {MOST_BYTES >> 20} MB of Python files: "
-            "too much to travel to nodes. Put the spread into a small package of its own."
+            f"{name!r} is in the package {top}, which has over {MOST_BYTES >> 20} MB of Python files: "
+            "too much to travel to nodes. Put it into a small package of its own."
         )
     return files
 
 
-def bundle(directory: Path, spread: str = "") -> Path:
+def bundle(directory: Path, spread: str = "", engine: str = "") -> Path:
     """The zip's path in `directory`, written once for each of its contents."""
-    files = contents(spread)
+    files = contents(spread, engine)
     digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
     path = make_private(directory) / (f"trainkit-{digest}.zip")
     if not path.exists():

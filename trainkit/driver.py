@@ -11,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import stat
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainkit import outcome, restarts
+from trainkit import outcome, preparing, restarts
 from trainkit.boot import processes
 from trainkit.boot.formation import prepare_attempt
 from trainkit.boot.reserved import Reserved
@@ -45,8 +46,9 @@ class Driver:
     job: Job
     target: dict[str, Any]
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, password: str = "") -> None:
         self.run = RunDir(run_dir)
+        self.password = password  # of the image's registry, where it was given by value: it is nowhere else
         self.root = self.run.path.parents[2]  # not what was recorded: a workspace may be moved while nothing runs
         self.slots: Slots | None = None
         self.stages: Lines | None = None
@@ -99,9 +101,9 @@ class Driver:
         attempt = self._launched()
         if attempt is None:
             self.slots.request(self.job.run_id, self.run.path, self.job.nodes)
-            interpreter, boot = self._prepare()
+            job = self._prepare()
             self._queue(self.slots)
-            attempt = self._start(interpreter, boot)
+            attempt = self._start(job)
         while True:
             lost, words = self._watch(attempt)
             attempt = self._launched() or attempt  # the cluster may have started its allocation again by itself
@@ -141,31 +143,18 @@ class Driver:
         """The attempt that is known to have been launched, if any."""
         return next(reversed(restarts.launched(self.run)), None)
 
-    def _prepare(self) -> tuple[str, str]:
-        """The interpreter that the job runs with, and the boot zip where it has no trainkit."""
-        from trainkit.environment import EnvironmentSpec
-        from trainkit.prepare import prepare
-
+    def _prepare(self) -> Job:
+        """The job with the interpreter or image that it runs in, and the boot zip where that has no trainkit."""
         self._check_cancel()
         self._say("Preparing")
-        spec = EnvironmentSpec.from_json(self.plan["environment"])
+        travels = several_machines(self._launcher())
         try:
-            prepared = prepare(spec, self.root / "envs", self.run.prepare_log, self.run.cancel.exists)
+            prepared = preparing.prepare_run(self.run, self.root, self.plan, travels, self.password)
         except EnvironmentBuildError:
             self._check_cancel()
             raise
         self._say("Preparing", prepared.words)
-        if prepared.needs_boot and self.job.module:
-            raise EnvironmentBuildError(
-                f"A job with loop= needs the whole of trainkit, but {prepared.interpreter} has none of this version: "
-                "install it there, or name it in the environment's packages."
-            )
-        travels = several_machines(self._launcher())
-        if not prepared.needs_boot and not travels:
-            return prepared.interpreter, ""
-        from trainkit.bundle import bundle
-
-        return prepared.interpreter, str(bundle(self.root / "boot", self.job.spread if travels else ""))
+        return preparing.told(self.job, prepared, self.root, travels)
 
     def _queue(self, slots: Slots) -> None:
         """Wait for the target to have room; first come, first served."""
@@ -188,13 +177,13 @@ class Driver:
 
         return launcher_of(str(self.target["launcher"]), self.target.get("options") or {})
 
-    def _start(self, interpreter: str, boot: str, why: str = "", limit: float = 0.0, nodes: int = 0) -> AttemptDir:
+    def _start(self, job: Job, why: str = "", limit: float = 0.0, nodes: int = 0) -> AttemptDir:
         """Launch the agents and record the handle; only then do they start ranks."""
         number = max((a.number for a in self.run.attempts()), default=0) + 1
         attempt = self.run.attempt(number)
         prepare_attempt(attempt)
         job = dataclasses.replace(
-            self.job, attempt=number, interpreter=interpreter, boot=boot, nodes=nodes or self.job.nodes,
+            job, attempt=number, nodes=nodes or self.job.nodes,
             environment=environment(self.run, self.root, self.job), max_seconds=limit or self.job.max_seconds,
         )  # fmt: skip
         publish(attempt.job, job.to_json())
@@ -227,13 +216,14 @@ class Driver:
         The run keeps its place at the target. A cluster that does not answer is asked again for a while.
         """
         last = Job.from_json(read_json(attempt.job, "interpreter") or {})
+        job = dataclasses.replace(self.job, interpreter=last.interpreter, boot=last.boot, container=last.container)
         why = why.removesuffix(outcome.HOW_TO_GO_ON).removesuffix(".")
         words = f"restart {restarts.made(self.run) + 1} of {self.job.max_restarts}: {why}; "
         nodes, deadline = self.job.nodes, time.monotonic() + _RETRY_SECONDS
         while True:
             left = restarts.seconds_left(self.run, self.job)
             try:
-                return self._start(last.interpreter, last.boot, words, max(1.0, left) if left else 0.0, nodes)
+                return self._start(job, words, max(1.0, left) if left else 0.0, nodes)
             except LaunchError as error:
                 fewer = error.available or 0
                 enough = 0 < self.job.min_nodes <= fewer < nodes
@@ -270,7 +260,8 @@ def main(argv: list[str]) -> int:
     os.umask(0o077)
     if processes.hold_lock(run.driver_lock) is None:
         return 0
-    Driver(run.path).drive()
+    piped = stat.S_ISFIFO(os.fstat(0).st_mode)
+    Driver(run.path, sys.stdin.read() if piped else "").drive()
     return 0
 
 

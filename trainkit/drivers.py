@@ -18,17 +18,23 @@ _STARTING_SECONDS = 2.0
 _spawned: list[subprocess.Popen[bytes]] = []  # this process's drivers, kept to be reaped as they end
 
 
-def spawn(run_dir: str | Path) -> None:
-    """Start a detached driver for the run; it ends at once if another one has the run."""
+def spawn(run_dir: str | Path, password: str = "") -> None:
+    """Start a detached driver for the run; it ends at once if another one has the run.
+
+    A registry's `password` reaches it through a pipe: it is in no file, environment or command line.
+    """
     run = RunDir(run_dir)
     os.close(os.open(run.driver_lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     os.utime(run.driver_lock)
     _spawned[:] = [driver for driver in _spawned if driver.poll() is None]
     with os.fdopen(os.open(run.driver_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         driver = subprocess.Popen(
-            [sys.executable, "-m", "trainkit.driver", str(run.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            [sys.executable, "-m", "trainkit.driver", str(run.path)], stdin=subprocess.PIPE, stdout=log, stderr=log,
             start_new_session=True, cwd=str(run.path), env=_environment(),
         )  # fmt: skip
+    assert driver.stdin is not None
+    with suppress(BrokenPipeError), driver.stdin as told:  # it has ended already
+        told.write(password.encode("utf-8", "surrogatepass"))
     _spawned.append(driver)
 
 

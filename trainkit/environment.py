@@ -20,6 +20,7 @@ from trainkit.boot.ranks import without_ranks
 from trainkit.condafile import CondaDependencies
 from trainkit.deprecation import warn_deprecated
 from trainkit.errors import UnsupportedJob, UserErrorException
+from trainkit.imagespec import ImageSpec
 from trainkit.requirements import check, normalised, parse, read_file
 
 __all__ = ["CondaDependencies", "ContainerRegistry", "DockerSection", "Environment", "EnvironmentSpec", "PythonSection"]
@@ -44,11 +45,16 @@ class EnvironmentSpec:
     python_version: str = ""
     environment_variables: Mapping[str, str] = field(default_factory=dict)
     user_managed: bool = False
+    image: ImageSpec | None = None  # then `interpreter` is a name or path in the image
 
     @property
     def is_plain(self) -> bool:
         """Whether the interpreter itself is meant, with nothing to build."""
-        return self.inherit and not (self.pip_packages or self.conda_packages or self.python_version)
+        return (
+            self.image is None
+            and self.inherit
+            and not (self.pip_packages or self.conda_packages or self.python_version)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -60,6 +66,8 @@ class EnvironmentSpec:
         known = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
         for name in ("pip_packages", "conda_packages", "conda_channels"):
             known[name] = tuple(known.get(name, ()))
+        if known.get("image") is not None:
+            known["image"] = ImageSpec.from_json(known["image"])
         return cls(**known)
 
 

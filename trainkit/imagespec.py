@@ -1,4 +1,4 @@
-"""Which image a job's environment stands on, as decided at submit: plain values, stored in job.json, never a password."""
+"""Which image a job's environment stands on, decided at submit: plain values, stored in job.json, never a password."""
 
 from __future__ import annotations
 

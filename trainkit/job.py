@@ -212,7 +212,7 @@ def is_rank(argv: Sequence[str]) -> bool:
 
 
 def agent_command(interpreter: str, job: Job, node: Union[int, str], network: bool = False) -> Tuple[str, ...]:
-    """The command line of one node's agent, for a launcher to get run there; of what starts its container, if it has one.
+    """The command line of one node's agent, or of the guard of its container, for a launcher to run.
 
     `node` is its rank, or the name of an environment variable that holds it there. `network` says that the nodes are
     on several machines: the head listens where they can reach it, not on loopback alone.

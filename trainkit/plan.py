@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ class Plan:
     entry: str = ""  # the file in `source` that the job begins with, where there is one
     loop: str | None = None
     resume_from: Path | None = None
+    password: str = field(default="", repr=False)  # of the image's registry, where given by value: recorded nowhere
 
     def record(self) -> dict[str, Any]:
         """What the run's record says about it, as plain values."""

@@ -145,7 +145,7 @@ def _start(workspace: Workspace, decided: Plan, run_dir: Path) -> None:
     slots = Slots(workspace.root / "targets" / decided.target.name, decided.target.max_nodes)
     slots.request(run_dir.name, run_dir, decided.job.nodes)
     try:
-        drivers.spawn(run_dir)
+        drivers.spawn(run_dir, decided.password)
         drivers.adopt(workspace.root)  # what lost its driver, as by a restart of the machine, goes on too
     except BaseException:
         slots.release(run_dir.name)

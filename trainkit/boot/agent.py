@@ -23,6 +23,7 @@ from trainkit.boot.failing import Failing
 from trainkit.boot.formation import formation
 from trainkit.boot.gathering import Gathering
 from trainkit.boot.identity import job_environment, node_environment
+from trainkit.boot.inside import seen_here
 from trainkit.boot.part import Part
 from trainkit.boot.parts import parts_of
 from trainkit.boot.ranks import without_ranks
@@ -289,7 +290,7 @@ def main(argv: List[str]) -> int:
     if values is None:
         sys.stderr.write("There is no %s on %s: is the run directory not shared?\n" % (attempt.job, host))
         return 1
-    job = Job.from_json(values)
+    job = seen_here(Job.from_json(values), os.environ)
     end_earlier(job)
     Agent(job, attempt, node, Reserved(attempt.agent_end(node), _REPORT_BYTES), "network" in argv[3:]).run()
     return 0

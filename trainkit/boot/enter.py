@@ -14,12 +14,13 @@ import sys
 from typing import Dict, List, Mapping, NamedTuple, Optional
 
 from trainkit.boot.identity import rank_environment
+from trainkit.boot.inside import IN_CONTAINER, seen_here
 from trainkit.boot.processes import children_of, environment_of
 from trainkit.boot.ranks import Rank, rank_from
 from trainkit.boot.rundir import RunDir, read_json
 from trainkit.boot.shims import shims_of
 from trainkit.errors import RunEnvironmentException, TrainkitError
-from trainkit.job import Job
+from trainkit.job import Job, boot_command
 
 _NOT_FOUND = 3
 _NO_SUCH_COMMAND = 127
@@ -45,7 +46,7 @@ def find(run_id: str, attempt: int, rank: int) -> Optional[Place]:
         if script is None or job is None:
             continue
         directory = _directory_of(script) or str(RunDir(env["TRAINKIT_RUN_DIR"]).code)
-        return Place(script, directory, {**env, **_told(Job.from_json(job), env)})
+        return Place(script, directory, {**env, **_told(seen_here(Job.from_json(job), env), env)})
     return None
 
 
@@ -91,6 +92,20 @@ def _missing(run_dir: str, attempt: int, rank: int) -> str:
     )
 
 
+def _into_container(argv: List[str]) -> None:
+    """Become this same program in the job's container on this node, where the job has one and this is not it."""
+    values = read_json(RunDir(argv[0]).attempt(int(argv[1])).job)
+    job = None if values is None or IN_CONTAINER in os.environ else Job.from_json(values)
+    if job is None or job.container is None or not job.container.engine:
+        return
+    from trainkit.boot.guard import enter
+
+    words = boot_command(job, "enter", job.container.interpreter)
+    node = int(argv[2]) // job.ranks_per_node
+    command = enter(job, int(argv[1]), node, [*words, *argv])
+    os.execvp(command[0], command)
+
+
 def main(argv: List[str]) -> int:
     """Entry point of `python -m trainkit.boot.enter`; returns only where there is nothing to enter."""
     if len(argv) < 3 or not argv[1].isdigit() or not argv[2].isdigit():
@@ -98,6 +113,7 @@ def main(argv: List[str]) -> int:
         return 2
     run_dir, attempt, rank, words = argv[0], int(argv[1]), int(argv[2]), argv[3:]
     try:
+        _into_container(argv)
         place = find(_run_id(run_dir, attempt), attempt, rank)
     except TrainkitError as error:
         sys.stderr.write("trainkit: %s\n" % error.message)

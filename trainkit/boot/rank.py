@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from trainkit.boot import processes, pulse, script
 from trainkit.boot.identity import rank_environment
+from trainkit.boot.inside import seen_here
 from trainkit.boot.ranks import Rank, rank_from
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, read_json
@@ -275,7 +276,7 @@ def _strangers(env: Mapping[str, str], job: Job) -> Rank:
 def main(argv: Optional[List[str]] = None) -> int:
     """Entry point of `python -m trainkit.boot.rank`: everything it needs is in the environment."""
     attempt = RunDir(os.environ["TRAINKIT_RUN_DIR"]).attempt(int(os.environ["TRAINKIT_ATTEMPT"]))
-    job = Job.from_json(read_json(attempt.job) or {})
+    job = seen_here(Job.from_json(read_json(attempt.job) or {}), os.environ)
     try:
         rank = _strangers(os.environ, job)
     except RunEnvironmentException as error:

@@ -24,6 +24,7 @@ from typing import Any
 from trainkit.boot.rundir import make_private, publish, read_json
 from trainkit.environment import EnvironmentSpec
 from trainkit.errors import EnvironmentBuildError, TrainkitError
+from trainkit.job import Container
 from trainkit.prepare.base import Base, ask, base_of
 from trainkit.prepare.conda import make_conda
 from trainkit.prepare.digest import digest_of, inputs
@@ -39,25 +40,46 @@ _VERSION = "import trainkit; print(trainkit.__version__)"
 
 @dataclass(frozen=True)
 class Prepared:
-    """An interpreter for a job. `needs_boot` says that it has no trainkit of this version."""
+    """An interpreter for a job, or an image. `needs_boot` says that it has no trainkit of this version.
+
+    With a `container`, `interpreter` is this machine's own: it starts the container. `lock` is a file with the exact
+    packages, where some were installed.
+    """
 
     interpreter: str
     needs_boot: bool
     digest: str
     reused: bool
     words: str
+    container: Container | None = None
+    lock: str = ""
 
 
 def digest(spec: EnvironmentSpec) -> str:
-    """The environment's digest as of now; "" for an interpreter used as it is. Takes about 50 ms where not plain."""
-    return "" if spec.is_plain else digest_of(spec, base_of(spec.interpreter))
+    """The environment's digest now; "" for an interpreter used as it is, and for an image, which is looked up later.
 
-
-def prepare(spec: EnvironmentSpec, envs: Path, log: Path, cancelled: Callable[[], bool] | None = None) -> Prepared:
-    """The interpreter that `spec` describes, built in `envs` where it is not there yet; progress goes to `log`.
-
-    Raises EnvironmentBuildError with a verdict and the installer's output; `cancelled` is asked while it waits.
+    Takes about 50 ms where not plain.
     """
+    return "" if spec.is_plain or spec.image is not None else digest_of(spec, base_of(spec.interpreter))
+
+
+def prepare(
+    spec: EnvironmentSpec,
+    envs: Path,
+    log: Path,
+    cancelled: Callable[[], bool] | None = None,
+    password: str = "",
+    share: bool = False,
+) -> Prepared:
+    """The interpreter or image that `spec` describes, built in `envs` unless it is there; progress goes to `log`.
+
+    `password` is that of the image's registry, where it was given by value; `share` says that other machines need the
+    image. Raises EnvironmentBuildError with a verdict and the installer's output; `cancelled` is asked while it waits.
+    """
+    if spec.image is not None:
+        from trainkit.prepare.images import prepare_image
+
+        return prepare_image(spec, envs, log, cancelled, password, share)
     begun = time.monotonic()
     if spec.is_plain:
         return Prepared(spec.interpreter, _needs_boot(spec.interpreter), "", True, f"uses {spec.interpreter} as it is")

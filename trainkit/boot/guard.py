@@ -1,0 +1,190 @@
+"""Runs one node's agent in a container: starts it, passes the request to end on, and sees that nothing of it stays.
+
+    python -m trainkit.boot.guard RUN_DIR ATTEMPT NODE [network]
+
+The guard holds the container's standard input: what is in there (`trainkit.boot.inside`) ends when that closes, so the
+death of anything between the launcher and the ranks is theirs too. It writes only to the attempt's nodes/ and to what
+the engine calls its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import List, Optional, Tuple
+
+from trainkit.boot import processes
+from trainkit.boot.formation import formation
+from trainkit.boot.inside import IN_CONTAINER
+from trainkit.boot.plugins import engine
+from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
+from trainkit.errors import LaunchError, TrainkitError
+from trainkit.job import Container, Engine, Inside, Job, boot_command
+
+TAKEN_OVER = ("SLURM_JOB_ID", "SLURM_STEP_ID", "CUDA_VISIBLE_DEVICES")  # from the node's environment
+_ASK_SECONDS, _LOAD_SECONDS, _REMOVE_SECONDS = 60.0, 3600.0, 30.0
+_LAST_LINES = 12  # of what the engine printed, for the verdict
+
+
+def name_of(job: Job, node: int) -> str:
+    """The container's name: letters and digits that every engine takes."""
+    return "trainkit-%s-%d-%d" % (re.sub(r"[^a-zA-Z0-9_.-]", "-", job.run_id), job.attempt, node)
+
+
+class Guard:
+    """The container of one node in one attempt."""
+
+    def __init__(self, job: Job, container: Container, attempt: AttemptDir, node: int, words: Tuple[str, ...]) -> None:
+        self.job = job
+        self.container = container
+        self.attempt = attempt
+        self.node = node
+        self.words = words  # of the agent's command line, beside the place
+        self.engine: Engine = engine(container.engine)
+        self.name = name_of(job, node)
+        self.asked = False
+        self.printed: List[str] = []  # the last of what the engine said
+        self.client: Optional["subprocess.Popen[bytes]"] = None
+
+    def run(self) -> int:
+        """Live as long as the container; the exit status of what ran in it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop())
+        self._fetch()
+        status = 0
+        try:
+            if not self.asked:
+                status = self._run()
+        finally:
+            self._quietly(self.engine.remove(self.name), _REMOVE_SECONDS)
+        if status and not self.attempt.agent_end(self.node).exists() and not self.asked:
+            raise LaunchError(
+                "The container of %s did not run (%s ended with %d): %s"
+                % (self.container.name, self.container.engine, status, " ".join(self.printed) or "it said nothing")
+            )
+        return status
+
+    def _stop(self) -> None:
+        """Ask what is inside to end, once."""
+        self.asked = True
+        if self.client is not None and self.client.stdin is not None:
+            try:
+                os.write(self.client.stdin.fileno(), b"stop\n")
+            except OSError:  # it has ended
+                pass
+
+    def _run(self) -> int:
+        run = RunDir(self.job.run_dir)
+        root = run.path.parents[2]
+        place = (self.job.run_dir, str(self.attempt.number), str(self.node), *self.words)
+        inside = Inside(
+            name=self.name,
+            argv=boot_command(self.job, "inside", self.container.interpreter) + place,
+            directory=str(run.path),
+            home=str(make_private(run.home)),
+            uid=os.getuid(),
+            gid=os.getgid(),
+            variables=(IN_CONTAINER, *(name for name in TAKEN_OVER if name in os.environ)),
+            labels={"trainkit.run": self.job.run_id, "trainkit.attempt": str(self.attempt.number)},
+            gpus=self.job.gpus_per_node,
+        )
+        mounts = (*self.container.mounts, str(root if root.is_dir() else run.path))
+        argv = self.engine.run(dataclasses.replace(self.container, mounts=mounts), inside)
+        parent = os.getpid()
+        try:
+            self.client = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.job.run_dir,
+                env={**os.environ, IN_CONTAINER: "1"},
+                preexec_fn=lambda: processes.die_with_parent(signal.SIGKILL, parent),
+            )  # fmt: skip
+        except OSError as error:
+            raise LaunchError("%s cannot be run on this node: %s." % (argv[0], error.strerror)) from error
+        if self.asked:
+            self._stop()
+        reader = threading.Thread(target=self._pass_on, daemon=True)
+        reader.start()
+        status = self.client.wait()
+        reader.join(1.0)
+        return status
+
+    def _pass_on(self) -> None:
+        """What the engine and the agent print goes where this process's own errors go; the last of it is kept."""
+        assert self.client is not None and self.client.stderr is not None
+        for line in self.client.stderr:
+            os.write(2, line)
+            self.printed = [*self.printed, line.decode("utf-8", "replace").strip()][-_LAST_LINES:]
+
+    def _fetch(self) -> None:
+        """See to it that the engine of this node has the image. Raises LaunchError."""
+        try:
+            found = self._quietly(self.engine.inspect(self.container.image), _ASK_SECONDS)
+            if found is None or found.returncode == 0:
+                return
+            if not self.container.archive:
+                raise LaunchError(
+                    "%s on this node has no image %s (%s). Pull it there, or name it with its registry."
+                    % (self.container.engine, self.container.name, self.container.image)
+                )
+            loaded = self._quietly(self.engine.load(self.container.archive), _LOAD_SECONDS)
+        except OSError as error:
+            raise LaunchError(
+                "The job runs in the image %s, but %s cannot be run on this node (%s). Install it there."
+                % (self.container.name, self.container.engine, error.strerror)
+            ) from error
+        if loaded is not None and loaded.returncode:
+            said = loaded.stderr.decode("utf-8", "replace").strip()
+            raise LaunchError("%s could not load %s: %s" % (self.container.engine, self.container.archive, said))
+
+    def _quietly(self, argv: List[str], seconds: float) -> Optional["subprocess.CompletedProcess[bytes]"]:
+        """The end of a command; None for one that the engine has not, or that takes too long."""
+        if not argv:
+            return None
+        try:
+            return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+def enter(job: Job, attempt: int, node: int, words: List[str]) -> List[str]:
+    """The command line that runs one of trainkit's programs, or anything, in the container of a job on this node."""
+    assert job.container is not None
+    run = RunDir(job.run_dir)
+    begun = [number for number in range(1, attempt + 1) if run.attempt(number).guard_lock(node).exists()]
+    here = dataclasses.replace(job, attempt=max(begun, default=attempt))  # a container may live for several attempts
+    return engine(job.container.engine).enter(name_of(here, node), words, os.isatty(0))
+
+
+def main(argv: List[str]) -> int:
+    """Entry point of `python -m trainkit.boot.guard RUN_DIR ATTEMPT NODE [network]`."""
+    run, number, place = RunDir(argv[0]), int(argv[1]), argv[2]
+    node = int(place if place.isdigit() else os.environ[place])
+    # without a name of Slurm's, its words are those of a job around this one
+    attempt = formation(run, number, node, os.environ if place.startswith("SLURM_") else {})
+    values = read_json(attempt.job)
+    if values is None:
+        sys.stderr.write("There is no %s here: is the run directory not shared?\n" % attempt.job)
+        return 1
+    job = Job.from_json(values)
+    assert job.container is not None
+    make_private(attempt.nodes)
+    if processes.hold_lock(attempt.guard_lock(node)) is None:
+        return 0
+    try:
+        return Guard(job, job.container, attempt, node, tuple(argv[3:])).run()
+    except TrainkitError as error:
+        sys.stderr.write(error.message + "\n")
+        end = {"node": node, "name": os.uname().nodename, "ended": time.time(), "problem": error.message}
+        publish(
+            attempt.agent_end(node), {**end, "commands": [], "reason": "", "lost": {}, "hung": "", "elastic": False}
+        )
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,61 @@
+"""The first process in a job's container: runs the node's agent there, and ends with whoever holds its standard input.
+
+    python BOOT_ZIP inside RUN_DIR ATTEMPT NODE [network]
+
+A line on standard input, or SIGTERM, asks the agent to end; where standard input closes, the guard outside is gone and
+everything in the container ends at once. It writes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import List, Mapping
+
+from trainkit.boot import processes
+from trainkit.job import Job
+
+IN_CONTAINER = "TRAINKIT_IN_CONTAINER"
+
+
+def seen_here(job: Job, env: Mapping[str, str]) -> Job:
+    """The job as its ranks see it: in its image, the interpreter is the image's."""
+    if job.container is None or IN_CONTAINER not in env:
+        return job
+    return dataclasses.replace(job, interpreter=job.container.interpreter, container=None)
+
+
+def _follow(agent: "subprocess.Popen[bytes]") -> None:
+    """Pass requests to end on; end with the guard."""
+    while True:
+        word = os.read(0, 64)
+        if not word:
+            os._exit(128 + signal.SIGKILL)  # as the first process of the container it takes all others along
+        agent.send_signal(signal.SIGTERM)
+
+
+def main(argv: List[str]) -> int:
+    """Entry point of the boot zip's `inside`."""
+    os.umask(0o077)
+    env = dict(os.environ)
+    for name in ("USER", "LOGNAME"):  # the image may know nobody of this number
+        env.setdefault(name, "uid%d" % os.getuid())
+    parent = os.getpid()
+    agent = subprocess.Popen(
+        [sys.executable, sys.argv[0], "agent", *argv],
+        stdin=subprocess.DEVNULL,
+        env=env,
+        preexec_fn=lambda: processes.die_with_parent(signal.SIGKILL, parent),
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.send_signal(signal.SIGTERM))
+    threading.Thread(target=_follow, args=(agent,), daemon=True).start()
+    while agent.poll() is None:
+        pid, status = os.wait()  # orphans become its children
+        if pid == agent.pid:
+            agent.returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    return agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
