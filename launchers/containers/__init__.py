@@ -1,0 +1,1 @@
+"""How a container engine is called: pure functions from what is wanted to a command line, nothing is run here."""

@@ -1,0 +1,49 @@
+"""The words that docker and podman have in common: podman's command line is docker's, but for what each file says."""
+
+from __future__ import annotations
+
+from typing import List, Sequence
+
+from trainkit.job import Container, Inside
+
+
+def run_words(program: str, container: Container, inside: Inside) -> List[str]:
+    """`PROGRAM run` up to what the engine adds of its own; `command_words` end it.
+
+    Variables are named, never valued: their values come from the environment that the engine's client is started in.
+    HOME is the exception, since the client needs its own.
+    """
+    argv = [program, "run", "--rm", "--interactive", "--name", inside.name]
+    for key in sorted(inside.labels):
+        argv += ["--label", "%s=%s" % (key, inside.labels[key])]
+    # The output of what runs here is in the run's own logs; SELinux would have to relabel all of a workspace.
+    argv += ["--pull=never", "--log-driver=none", "--network=host", "--security-opt=label=disable"]
+    argv += ["--shm-size", container.shm_size, "--workdir", inside.directory]
+    for folder in container.mounts:
+        argv += ["--mount", bind(folder)]
+    for name in inside.variables:
+        argv += ["--env", name]
+    return argv + ["--env", "HOME=" + inside.home]
+
+
+def command_words(container: Container, inside: Inside) -> List[str]:
+    """The end of the command line: the user's own arguments, the image, and what runs in it.
+
+    The program takes the place of the image's entrypoint, which might start something else, or be a shell script that
+    loses signals.
+    """
+    return [*container.arguments, "--entrypoint", inside.argv[0], container.image, *inside.argv[1:]]
+
+
+def bind(folder: str) -> str:
+    """The value of `--mount` that shows a folder at its own path; it is a line of CSV, so that any path goes."""
+    fields = ["type=bind"]
+    for key in ("source", "target"):
+        field = "%s=%s" % (key, folder)
+        fields.append('"%s"' % field.replace('"', '""') if any(c in field for c in ',"') else field)
+    return ",".join(fields)
+
+
+def enter_words(program: str, name: str, argv: Sequence[str], terminal: bool) -> List[str]:
+    """Run something more in a container, as the user that it was started for."""
+    return [program, "exec", "--interactive", *(["--tty"] if terminal else []), name, *argv]
