@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.engines.containers import container_engines, docker, no_engine, podman  # noqa: F401 - fixtures
 from trainkit.boot.ranks import without_ranks
 
 MARKER = "TESTS_OF_TRAINKIT"  # no TRAINKIT_ prefix: jobs are started without any variable of an outer job

@@ -1,0 +1,211 @@
+"""Keeps a dockerd and a registry for the tests of this machine, as long as any test session holds them.
+
+As a program (`python -I container_keeper.py FOLDER IMAGES`) it starts, in FOLDER, a registry that serves the images of
+the folder IMAGES to anybody (its storage is read only), a dockerd that asks this registry first, and writes the
+settings that podman needs here. Then FOLDER/ready.json says where they are. Test sessions hold a shared lock on
+FOLDER/users; when the last has let go, however it ended, everything is ended and what tests brought into the engines
+is removed. The images that tests share stay in the engines' stores from one session to the next. Only the standard
+library is used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+START_SECONDS = 60.0
+PORT = 25081  # of the registry, where it is free: names of images that carry it stay the same between sessions
+KEPT = ("localhost/trainkit-small:1", "python:3.11-slim", "fastdotai/fastai2:latest")
+
+_REGISTRY = """
+version: 0.1
+log: {{level: warn, accesslog: {{disabled: true}}}}
+storage:
+  filesystem: {{rootdirectory: {storage}}}
+  maintenance: {{readonly: {{enabled: true}}}}
+http: {{addr: "{address}", secret: tests}}
+"""
+# A machine without systemd whose root may not raise limits: runc works with any kind of cgroups, limits are those that
+# are allowed, and builds make no namespaces.
+_CONTAINERS = """
+[containers]
+default_ulimits = ["nofile=1024:{files}", "nproc=4096:4096"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+tmp_dir = "{folder}/tmp"
+[network]
+network_config_dir = "{folder}/networks"
+"""
+_STORAGE = """
+[storage]
+driver = "overlay"
+graphroot = "{folder}/root"
+runroot = "{folder}/run"
+"""
+_REGISTRIES = """
+unqualified-search-registries = ["docker.io"]
+short-name-mode = "permissive"
+[[registry]]
+prefix = "docker.io"
+location = "{mirror}"
+insecure = true
+"""
+
+
+def free_port(wanted: int = 0) -> int:
+    """A port of loopback that nothing listens on: the wanted one, if it is free."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise RuntimeError("no port of loopback is free")
+
+
+def listens(address: str) -> bool:
+    """Whether a server answers at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def podman_settings(folder: Path, mirror: str) -> dict[str, str]:
+    """Write podman's settings into a folder, which will also hold its images; the variables that name them."""
+    import resource
+
+    for name in ("root", "run", "tmp", "networks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    texts = {
+        "containers.conf": _CONTAINERS.format(folder=folder, files=files),
+        "storage.conf": _STORAGE.format(folder=folder),
+        "registries.conf": _REGISTRIES.format(mirror=mirror),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text.lstrip())
+    return {
+        "CONTAINERS_CONF": str(folder / "containers.conf"),
+        "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
+        "CONTAINERS_REGISTRIES_CONF": str(folder / "registries.conf"),
+        "BUILDAH_ISOLATION": "chroot",
+    }
+
+
+def _started(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """A service that ends with this process, however this process ends."""
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", *words], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/"
+        )
+
+
+def _ended(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _answers(words: list[str], process: subprocess.Popen[bytes], log: Path, variables: dict[str, str]) -> None:
+    """Wait until a command succeeds; RuntimeError with the service's last words where it ended instead."""
+    deadline = time.monotonic() + START_SECONDS
+    while subprocess.run(words, capture_output=True, env={**os.environ, **variables}).returncode:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{process.args!r} did not start: {log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.05)
+
+
+def _clear(program: str, variables: dict[str, str]) -> None:
+    """Remove all containers of an engine, and all images but those that are kept."""
+
+    def call(*words: str) -> list[str]:
+        done = subprocess.run(
+            [program, *words], capture_output=True, text=True, env={**os.environ, **variables}, timeout=120
+        )
+        return done.stdout.split()
+
+    containers = call("ps", "-aq")
+    if containers:
+        call("rm", "-f", *containers)
+    kept = set(call("image", "inspect", "--format", "{{.Id}}", *KEPT))
+    names = call("images", "--format", "{{.Repository}}:{{.Tag}}")
+    unwanted = [name for name in names if "<none>" not in name and not name.endswith(KEPT)]
+    if unwanted:
+        call("rmi", "-f", *unwanted)
+    nameless = set(call("images", "-aq", "--no-trunc")) - kept - {f"sha256:{image}" for image in kept}
+    if nameless:
+        call("image", "prune", "-f")
+
+
+def _sweep_cgroups() -> None:
+    """Remove the empty control groups that the engines leave."""
+    for name in ("docker", "libpod_parent"):
+        for folder in Path("/sys/fs/cgroup").glob(f"*/{name}"):
+            for path, _, _ in os.walk(folder, topdown=False):
+                try:
+                    os.rmdir(path)
+                except OSError:
+                    pass  # somebody else's, and in use
+
+
+def serve(folder: Path, images: Path) -> None:
+    """Start all, say where it is, wait until nobody wants it any more, and end all."""
+    users = os.open(folder / "users", os.O_RDWR | os.O_CREAT)
+    for name in ("docker/exec", "podman/run", "podman/tmp"):  # of a session that was killed
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("docker/root", "docker/exec"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    mirror, host = f"127.0.0.1:{free_port(PORT)}", f"unix://{folder}/docker/socket"
+    (folder / "mirror.yml").write_text(_REGISTRY.format(storage=images / "registry", address=mirror))
+    podman, docker = podman_settings(folder / "podman", mirror), {"DOCKER_HOST": host}
+    (folder / "docker" / "pid").unlink(missing_ok=True)
+    # What it mounts for containers is nobody else's, and goes with it.
+    dockerd = ["unshare", "--mount", "--propagation", "slave", "dockerd"]
+    dockerd += ["--data-root", str(folder / "docker/root"), "--exec-root", str(folder / "docker/exec")]
+    dockerd += ["--host", host, "--pidfile", str(folder / "docker/pid"), "--registry-mirror", f"http://{mirror}"]
+    dockerd += ["--iptables=false", "--ip6tables=false", "--bridge=none"]
+    logs = [folder / "mirror.log", folder / "docker.log"]
+    services = [
+        _started(["docker-registry", "serve", str(folder / "mirror.yml")], logs[0]),
+        _started(dockerd, logs[1]),
+    ]
+    try:
+        _answers(["docker", "info"], services[1], logs[1], docker)
+        ready = folder / "ready.json.new"
+        ready.write_text(json.dumps({"keeper": os.getpid(), "mirror": mirror, "docker": docker, "podman": podman}))
+        ready.rename(folder / "ready.json")
+        fcntl.flock(users, fcntl.LOCK_EX)  # given when the last user has let go
+        for program, variables in (("docker", docker), ("podman", podman)):
+            _clear(program, variables)
+    finally:
+        (folder / "ready.json").unlink(missing_ok=True)
+        for service in reversed(services):
+            _ended(service)
+        subprocess.run(["umount", str(folder / "podman/root/overlay")], capture_output=True)
+        _sweep_cgroups()
+
+
+if __name__ == "__main__":
+    try:
+        serve(Path(sys.argv[1]), Path(sys.argv[2]))
+    except Exception as error:
+        (Path(sys.argv[1]) / "failed").write_text(str(error))
+        raise
