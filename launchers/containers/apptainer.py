@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence
+from collections.abc import Sequence
 
 from trainkit.job import Container, Inside
 
@@ -19,7 +19,7 @@ class Apptainer:
 
     program = "apptainer"
 
-    def run(self, container: Container, inside: Inside) -> List[str]:
+    def run(self, container: Container, inside: Inside) -> list[str]:
         """Run an image's program in the foreground; it ends with whoever started it."""
         argv = [self.program, "exec", "--contain", "--no-eval", "--pid", "--no-init"]
         argv += ["--home", inside.home, "--pwd", inside.directory]
@@ -29,30 +29,30 @@ class Apptainer:
             argv.append("--nv")
         return [*argv, *container.arguments, container.image, *inside.argv]
 
-    def enter(self, name: str, argv: Sequence[str], terminal: bool) -> List[str]:
+    def enter(self, name: str, argv: Sequence[str], terminal: bool) -> list[str]:
         """Not possible, since a container has no name: the words fail, and say so to whoever reads them."""
         return ["false", "a container of apptainer cannot be entered", name, *argv]
 
-    def remove(self, name: str) -> List[str]:
+    def remove(self, name: str) -> list[str]:
         """No words: nothing stays of a container that has ended."""
         return []
 
-    def inspect(self, image: str) -> List[str]:
+    def inspect(self, image: str) -> list[str]:
         """Print facts of an image file as JSON; fails where it is not there."""
         return [self.program, "inspect", "--json", image]
 
-    def load(self, archive: str) -> List[str]:
+    def load(self, archive: str) -> list[str]:
         """No words: an image is a file, which every node has to see."""
         return []
 
-    def save(self, image: str, archive: str) -> List[str]:
+    def save(self, image: str, archive: str) -> list[str]:
         """Put an image into a file."""
         return [self.program, "build", archive, image]
 
-    def version(self) -> List[str]:
+    def version(self) -> list[str]:
         """Print apptainer's version."""
         return [self.program, "--version"]
 
-    def probe(self, image: str, program: str, arguments: Sequence[str]) -> List[str]:
+    def probe(self, image: str, program: str, arguments: Sequence[str]) -> list[str]:
         """Run one program of an image to see what it prints."""
         return [self.program, "exec", "--contain", image, program, *arguments]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence
+from collections.abc import Sequence
 
 from trainkit.job import Container, Inside
 
 
-def run_words(program: str, container: Container, inside: Inside) -> List[str]:
+def run_words(program: str, container: Container, inside: Inside) -> list[str]:
     """`PROGRAM run` up to what the engine adds of its own; `command_words` end it.
 
     Variables are named, never valued: their values come from the environment that the engine's client is started in.
@@ -15,7 +15,7 @@ def run_words(program: str, container: Container, inside: Inside) -> List[str]:
     """
     argv = [program, "run", "--rm", "--interactive", "--name", inside.name]
     for key in sorted(inside.labels):
-        argv += ["--label", "%s=%s" % (key, inside.labels[key])]
+        argv += ["--label", f"{key}={inside.labels[key]}"]
     # The output of what runs here is in the run's own logs; SELinux would have to relabel all of a workspace.
     argv += ["--pull=never", "--log-driver=none", "--network=host", "--security-opt=label=disable"]
     argv += ["--shm-size", container.shm_size, "--workdir", inside.directory]
@@ -26,7 +26,7 @@ def run_words(program: str, container: Container, inside: Inside) -> List[str]:
     return argv + ["--env", "HOME=" + inside.home]
 
 
-def command_words(container: Container, inside: Inside) -> List[str]:
+def command_words(container: Container, inside: Inside) -> list[str]:
     """The end of the command line: the user's own arguments, the image, and what runs in it.
 
     The program takes the place of the image's entrypoint, which might start something else, or be a shell script that
@@ -39,11 +39,12 @@ def bind(folder: str) -> str:
     """The value of `--mount` that shows a folder at its own path; it is a line of CSV, so that any path goes."""
     fields = ["type=bind"]
     for key in ("source", "target"):
-        field = "%s=%s" % (key, folder)
-        fields.append('"%s"' % field.replace('"', '""') if any(c in field for c in ',"') else field)
+        field = f"{key}={folder}"
+        quoted = field.replace('"', '""')
+        fields.append(f'"{quoted}"' if any(c in field for c in ',"') else field)
     return ",".join(fields)
 
 
-def enter_words(program: str, name: str, argv: Sequence[str], terminal: bool) -> List[str]:
+def enter_words(program: str, name: str, argv: Sequence[str], terminal: bool) -> list[str]:
     """Run something more in a container, as the user that it was started for."""
     return [program, "exec", "--interactive", *(["--tty"] if terminal else []), name, *argv]

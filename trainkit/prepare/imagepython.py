@@ -1,0 +1,76 @@
+"""Which Python an image has: it is run there once, without network, with nothing of this machine in sight."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from trainkit.errors import EnvironmentBuildError
+from trainkit.prepare.engines import ImageEngine, ask
+from trainkit.prepare.resolving import Image
+
+OLDEST = (3, 8)  # what runs trainkit's boot zip
+PROBE_SECONDS = 120.0
+_MARK = "trainkit-python:"
+_FACTS = """
+import json, sys
+facts = {"path": sys.executable, "version": list(sys.version_info[:3]), "trainkit": ""}
+if sys.version_info >= (3, 8):
+    from importlib.metadata import PackageNotFoundError, version
+    try:
+        facts["trainkit"] = version("trainkit")
+    except PackageNotFoundError:
+        pass
+print(sys.argv[1] + json.dumps(facts))
+"""
+
+
+@dataclass(frozen=True)
+class Python:
+    """An image's Python: `path` is absolute; `needs_boot` says that it has no trainkit of this version."""
+
+    path: str
+    version: str
+    needs_boot: bool
+
+
+def names_for(interpreter: str) -> tuple[str, ...]:
+    """What to look for, in this order: where nothing but "python" was said, images that call it python3 do as well."""
+    return ("python", "python3") if interpreter == "python" else (interpreter,)
+
+
+def python_in(engine: ImageEngine, image: Image, interpreter: str) -> Python:
+    """The image's Python of this name. Raises EnvironmentBuildError where there is none, or it is too old."""
+    from trainkit import __version__
+
+    old, said = "", ""
+    for name in names_for(interpreter):
+        answer = ask(engine.probe(image.id, name, ["-E", "-c", _FACTS, _MARK]), PROBE_SECONDS)
+        facts = _facts(answer.output)
+        if facts is None:
+            said = answer.error
+            continue
+        version = ".".join(map(str, facts["version"]))
+        if tuple(facts["version"][:2]) >= OLDEST:
+            return Python(str(facts["path"] or name), version, facts["trainkit"] != __version__)
+        old = old or version
+    asked = " or ".join(names_for(interpreter))
+    lowest = ".".join(map(str, OLDEST))
+    if old:
+        raise EnvironmentBuildError(
+            f"The image {image.name} has Python {old} as {asked}, but a job needs Python {lowest} or later: take a "
+            "newer image, or name another Python in it with python.interpreter_path."
+        )
+    raise EnvironmentBuildError(
+        f"The image {image.name} has no Python {lowest} or later that runs as {asked}: add one to it, or name it with "
+        "python.interpreter_path.",
+        said,
+    )
+
+
+def _facts(output: str) -> dict[str, list[int] | str] | None:
+    """What the image's Python said; None where there was none to say anything."""
+    for line in output.splitlines():
+        if line.startswith(_MARK):
+            return dict(json.loads(line[len(_MARK) :]))
+    return None
