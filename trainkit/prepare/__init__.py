@@ -12,7 +12,6 @@ import os
 import shutil
 import site
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,12 +24,12 @@ from trainkit.boot.rundir import make_private, publish, read_json
 from trainkit.environment import EnvironmentSpec
 from trainkit.errors import EnvironmentBuildError, TrainkitError
 from trainkit.job import Container
+from trainkit.prepare import locks
 from trainkit.prepare.base import Base, ask, base_of
-from trainkit.prepare.conda import make_conda
 from trainkit.prepare.digest import digest_of, inputs
 from trainkit.prepare.installer import POLL_SECONDS, Installer
-from trainkit.prepare.layer import interpreter_in, make_venv, stand_on
-from trainkit.prepare.packages import Packages
+from trainkit.prepare.layer import interpreter_in
+from trainkit.prepare.virtual import fill
 
 __all__ = ["Prepared", "digest", "prepare"]
 
@@ -42,8 +41,8 @@ _VERSION = "import trainkit; print(trainkit.__version__)"
 class Prepared:
     """An interpreter for a job, or an image. `needs_boot` says that it has no trainkit of this version.
 
-    With a `container`, `interpreter` is this machine's own: it starts the container. `lock` is a file with the exact
-    packages, where some were installed.
+    With a `container`, `interpreter` is this machine's own: it starts the container. `lock` and `conda_lock` are files
+    with the exact packages, where some were installed.
     """
 
     interpreter: str
@@ -53,6 +52,7 @@ class Prepared:
     words: str
     container: Container | None = None
     lock: str = ""
+    conda_lock: str = ""
 
 
 def digest(spec: EnvironmentSpec) -> str:
@@ -94,7 +94,8 @@ def prepare(
             if ready is None:
                 ready, built = _build(spec, base, environment, installer), True
     words = f"{'built' if built else 'reused'} environment {name} ({time.monotonic() - begun:.1f} s)"
-    return Prepared(ready["interpreter"], ready["needs_boot"], name, not built, words)
+    lock, conda_lock = (str(path) if path.exists() else "" for path in locks.paths(environment))
+    return Prepared(ready["interpreter"], ready["needs_boot"], name, not built, words, None, lock, conda_lock)
 
 
 def _ready(environment: Path) -> dict[str, Any] | None:
@@ -134,7 +135,10 @@ def _build(spec: EnvironmentSpec, base: Base, environment: Path, installer: Inst
     installer.say(f"building environment {environment.name} for {spec.name}: {_why(spec, base, environment.parent)}")
     shutil.rmtree(environment, ignore_errors=True)
     try:
-        interpreter = _install(spec, base, environment, installer)
+        made = fill(spec, base, environment, installer, locks.Locks.read(locks.kept(environment)))
+        for folder in (environment, locks.kept(environment)):
+            made.write(folder)
+        interpreter = str(interpreter_in(environment))
         ready = {
             "name": spec.name,
             "interpreter": interpreter,
@@ -155,25 +159,6 @@ def _build(spec: EnvironmentSpec, base: Base, environment: Path, installer: Inst
         raise
     installer.say(f"environment {environment.name} is ready ({time.monotonic() - begun:.1f} s)")
     return ready
-
-
-def _install(spec: EnvironmentSpec, base: Base, environment: Path, installer: Installer) -> str:
-    """Fill the environment; returns its interpreter."""
-    interpreter = str(interpreter_in(environment))
-    if spec.conda_packages:
-        make_conda(installer, environment, spec, base)
-    else:
-        make_venv(installer, environment, spec.python_version or base.interpreter)
-    if spec.pip_packages:
-        with tempfile.TemporaryDirectory(prefix="trainkit-") as work:
-            if spec.inherit:
-                packages = Packages(installer, spec.pip_packages, base, Path(work))
-                packages.install(interpreter, packages.plan())
-            else:
-                Packages(installer, spec.pip_packages, base_of(interpreter), Path(work)).install(interpreter)
-    if spec.inherit:
-        stand_on(environment, base)
-    return interpreter
 
 
 def _why(spec: EnvironmentSpec, base: Base, envs: Path) -> str:

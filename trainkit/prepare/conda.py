@@ -30,7 +30,7 @@ def create_command(program: str, spec: EnvironmentSpec, python: str, environment
     return [*argv, f"python={python}", "pip", *spec.conda_packages]
 
 
-def make_conda(installer: Installer, environment: Path, spec: EnvironmentSpec, base: Base) -> None:
+def make_conda(installer: Installer, environment: Path, spec: EnvironmentSpec, base: Base) -> str:
     """An environment with the conda packages, and the base's Python where it stands on the base."""
     refuse_without_conda(spec.conda_packages)
     program = conda()
@@ -43,3 +43,4 @@ def make_conda(installer: Installer, environment: Path, spec: EnvironmentSpec, b
         raise EnvironmentBuildError(
             f"{Path(program).name} could not make the environment: {' '.join(lines[-3:])}", "\n".join(lines[-60:])
         )
+    return ""

@@ -8,7 +8,7 @@ import json
 from trainkit.environment import EnvironmentSpec
 from trainkit.prepare.base import Base
 
-FORMAT = 1  # of built environments; a change makes all be built anew
+FORMAT = 2  # of built environments; a change makes all be built anew
 
 
 def inputs(spec: EnvironmentSpec, base: Base) -> dict[str, object]:

@@ -8,6 +8,7 @@ virtual environment that one works in. So the layer names the base's package fol
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,16 @@ PTH = "_trainkit_base.pth"
 def interpreter_in(environment: Path) -> Path:
     """The environment's own Python program."""
     return environment / "bin" / "python"
+
+
+def python_of(environment: Path) -> str:
+    """The full version of a virtual environment's Python, as its maker wrote it down; "" where it is none."""
+    try:
+        text = (environment / "pyvenv.cfg").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    match = re.search(r"^version(?:_info)? = (\d+\.\d+\.\d+)", text, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def site_packages(environment: Path, base: Base) -> Path:

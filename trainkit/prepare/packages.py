@@ -9,44 +9,77 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from trainkit.errors import EnvironmentBuildError
-from trainkit.prepare.base import Base, write_view
+from trainkit.prepare import locks
+from trainkit.prepare.base import Base, base_of, write_view
 from trainkit.prepare.installer import Installer, uv
 from trainkit.prepare.verdicts import explain, without_build
 from trainkit.requirements import normalised, parse
 
-_PLANNED = re.compile(r"^ \+ (\S+?)==(\S+)(?: \(from (.*)\))?$", re.MULTILINE)
+_INSTALLED = re.compile(r"^ \+ (\S+?)==(\S+)(?: \(from (.*)\))?$", re.MULTILINE)
 _QUIET = ("--color", "never", "--no-progress")
 _MOST_FROM_SOURCE = 20
 
 
 class Packages:
-    """Installs requirement lines over or beside `base`; `work` is a private folder for the installer's files."""
+    """Installs requirement lines over or beside the packages of `interpreter`.
 
-    def __init__(self, installer: Installer, lines: Sequence[str], base: Base, work: Path) -> None:
+    `work` is a private folder for the installer's files.
+    """
+
+    def __init__(self, installer: Installer, lines: Sequence[str], interpreter: str, work: Path) -> None:
         self.installer = installer
-        self.base = base
+        self.interpreter = interpreter
         self.work = work
         parsed = [parse(line) for line in lines]
         self.options = [r.line for r in parsed if not r.name]
         self.requirements = [r for r in parsed if r.name]
         self.from_source = [normalised(o.split()[1]) for o in self.options if o.startswith("--no-binary ")]
 
-    def plan(self) -> list[str]:
-        """The exact packages that the base lacks, as requirement lines."""
-        with tempfile.TemporaryDirectory(dir=self.work, prefix="view-") as view:
-            write_view(self.base.interpreter, Path(view))
-            output = self._install(("--dry-run", "--target", view, "--python", self.base.interpreter), None)
-        return [f"{name} @ {url}" if url else f"{name}=={version}" for name, version, url in _PLANNED.findall(output)]
+    @cached_property
+    def base(self) -> Base:
+        """The facts of the interpreter."""
+        return base_of(self.interpreter)
 
-    def install(self, interpreter: str, exact: Sequence[str] | None = None) -> None:
-        """Into the environment of `interpreter`: the plan's `exact` lines and nothing else, or all with their needs."""
+    def plan(self) -> list[str]:
+        """The exact packages that the interpreter lacks, as requirement lines."""
+        with tempfile.TemporaryDirectory(dir=self.work, prefix="view-") as view:
+            write_view(self.interpreter, Path(view))
+            return _exact(self._install(("--dry-run", "--target", view, "--python", self.interpreter), None))
+
+    def install(self, interpreter: str, exact: Sequence[str] | None = None) -> list[str]:
+        """Into the environment of `interpreter`: the plan's `exact` lines and nothing else, or all with their needs.
+
+        Returns the exact lines of what was installed.
+        """
         if exact is None:
-            self._install(("--python", interpreter), None)
-        elif exact:
+            return _exact(self._install(("--python", interpreter), None))
+        if exact:
             self._install(("--no-deps", "--python", interpreter), exact)
+        return list(exact)
+
+    def locked(self, interpreter: str, exact: Sequence[str]) -> str:
+        """Exact lines as a requirements file of their own, with the hashes that their source tells.
+
+        What the installer has just read of the source is in its cache, so that nobody is asked.
+        """
+        options = [option for option in self.options if not option.startswith(("--no-binary", "--only-binary"))]
+        options += ["--only-binary :all:", *(f"--no-binary {name}" for name in dict.fromkeys(self.from_source))]
+        argv = ["compile", "--quiet", "--offline", "--no-deps", "--generate-hashes", "--no-header", "--no-annotate"]
+        argv = self._argv([*argv, "--python", interpreter, *self._sources()], exact)
+        result = self.installer.ask(argv, self.work) if exact else None
+        lines = result.output.splitlines() if result and result.code == 0 else sorted(exact)
+        return "\n".join([*options, *locks.with_hashes(lines, self.options)]) + "\n"
+
+    def install_lock(self, interpreter: str, text: str, offline: bool) -> bool:
+        """Install what a lock names, all or nothing; False where that cannot be."""
+        file = self.work / locks.PIP
+        file.write_text(text, encoding="utf-8")
+        words = ["--no-deps", "--python", interpreter, *(["--offline"] if offline else []), "-r", str(file)]
+        return self.installer.run([uv(), "pip", "install", *_QUIET, *words], self.work).code == 0
 
     def _install(self, arguments: Sequence[str], lines: Sequence[str] | None) -> str:
         """What `uv pip install` printed; raises EnvironmentBuildError with a verdict."""
@@ -80,7 +113,7 @@ class Packages:
 
     def _resolved(self, line: str, resolution: str) -> str:
         plain = ("--no-deps", "--no-header", "--no-annotate", "--resolution", resolution)
-        argv = self._argv(["compile", *plain, "--python", self.base.interpreter, "--only-binary", ":all:"], [line])
+        argv = self._argv(["compile", *plain, "--python", self.interpreter, "--only-binary", ":all:"], [line])
         result = self.installer.ask(argv, self.work)
         match = re.search(r"^[\w.-]+==(\S+)", result.output, re.MULTILINE)
         return match[1] if result.code == 0 and match else ""
@@ -97,3 +130,8 @@ class Packages:
         file.write_text("\n".join([*self.options, *lines]) + "\n", encoding="utf-8")
         target = [str(file)] if words[0] == "compile" else ["-r", str(file)]
         return [uv(), "pip", words[0], *_QUIET, *words[1:], *target]
+
+
+def _exact(output: str) -> list[str]:
+    """The lines of what the installer says that it installs."""
+    return [f"{name} @ {url}" if url else f"{name}=={version}" for name, version, url in _INSTALLED.findall(output)]

@@ -20,8 +20,10 @@ _CAUSE = re.compile(r"cause: (.*?)(?:\n\s*\n|\nhint|\Z)", re.DOTALL)
 class Index(Protocol):
     """What is asked of the package registry, and for whom."""
 
-    base: Base
     requirements: list[Requirement]
+
+    @property
+    def base(self) -> Base: ...
 
     def has_build(self, requirement: str) -> bool: ...
 

@@ -1,0 +1,66 @@
+"""Fills an environment: Python, conda's packages, pip's packages, the base's below them; and says what it installed.
+
+Where an earlier environment of the same name left its locks, these are followed: first from what the installer has in
+its cache, without the network, then from the packages' source; only where neither works is anything decided anew.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from pathlib import Path
+
+from trainkit.environment import EnvironmentSpec
+from trainkit.prepare import elsewhere, locks
+from trainkit.prepare.base import Base
+from trainkit.prepare.conda import make_conda
+from trainkit.prepare.installer import Installer
+from trainkit.prepare.layer import interpreter_in, make_venv, python_of, stand_on
+from trainkit.prepare.locks import Locks
+from trainkit.prepare.packages import Packages
+
+
+def fill(spec: EnvironmentSpec, base: Base, environment: Path, installer: Installer, known: Locks) -> Locks:
+    """Make the environment in its folder, which is not there yet; `known` are the locks of an earlier one."""
+    conda = ""
+    if spec.conda_packages:
+        conda = make_conda(installer, environment, spec, base)
+    else:
+        make_venv(installer, environment, spec.python_version or base.interpreter)
+    beneath = locks.beneath(base.packages) if spec.inherit else []
+    python = f"{platform.system()} {platform.machine()}"
+    text = locks.header(environment.name, python_of(environment) or base.version, python, base.interpreter, beneath)
+    if spec.pip_packages:
+        with tempfile.TemporaryDirectory(prefix="trainkit-") as work:
+            text = _install(spec, base, environment, installer, known.pip, text, Path(work))
+    if spec.inherit:
+        stand_on(environment, base)
+    elif not spec.conda_packages:
+        elsewhere.write(environment, text)
+    return Locks(text, conda)
+
+
+def _install(
+    spec: EnvironmentSpec, base: Base, environment: Path, installer: Installer, known: str, header: str, work: Path
+) -> str:
+    """Install the pip packages; returns their lock."""
+    interpreter = str(interpreter_in(environment))
+    packages = Packages(installer, spec.pip_packages, base.interpreter if spec.inherit else interpreter, work)
+    if known and _installed_again(packages, interpreter, known):
+        return known
+    if spec.inherit:
+        exact = packages.install(interpreter, packages.plan())
+    else:
+        exact = packages.install(interpreter)
+    return header + packages.locked(interpreter, exact)
+
+
+def _installed_again(packages: Packages, interpreter: str, known: str) -> bool:
+    packages.installer.say("installing what the lock of an earlier build names, from uv's cache")
+    if packages.install_lock(interpreter, known, offline=True):
+        return True
+    packages.installer.say("the cache does not have all of it; installing what the lock names")
+    if packages.install_lock(interpreter, known, offline=False):
+        return True
+    packages.installer.say("what the lock names can be had no longer; deciding anew which packages are needed")
+    return False
