@@ -112,6 +112,7 @@ class Driver:
                 break
             attempt = self._restart(attempt, str((verdict or {})["summary"]))
         self._say("Finalizing")
+        shutil.rmtree(self.run.home, ignore_errors=True)  # of a container: as passing as everything else in there
         self._publish(status, verdict, records, attempt.number)
 
     def _end_job(self) -> None:

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import tarfile
 import time
 from typing import Any, BinaryIO, Dict, Iterator, List, Tuple
@@ -44,7 +45,32 @@ def put_run(request: Request, rest: BinaryIO) -> Request:
     cached = os.path.join(base, "code", request["code"])
     if os.path.isdir(cached):
         _place_code(cached, run)
-    return {"run_dir": run, "has_code": os.path.isdir(cached)}
+    archive = _archive(base, str(request.get("image", "")))
+    return {"run_dir": run, "has_code": os.path.isdir(cached), "archive": archive}
+
+
+def _archive(base: str, image: str) -> str:
+    """Where an image's archive is kept; its folder is made, and what no job has used for long is removed from it."""
+    if not image:
+        return ""
+    folder = os.path.join(base, "images")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    _forget_old(folder)
+    return os.path.join(folder, hashlib.sha256(image.encode()).hexdigest()[:32] + ".tar")
+
+
+@act
+def image(request: Request, rest: BinaryIO) -> Request:
+    """Whether this host lacks both an image and its archive."""
+    archive = request["archive"]
+    if os.path.exists(archive):
+        os.utime(archive)
+        return {"lacks": False}
+    try:
+        argv = [request["engine"], "image", "inspect", request["image"]]
+        return {"lacks": subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True).returncode != 0}
+    except FileNotFoundError:
+        raise far.Refused("it has no %s, which runs the job's image. Install it there" % request["engine"]) from None
 
 
 @act
@@ -56,20 +82,27 @@ def put_code(request: Request, rest: BinaryIO) -> Request:
     unpack(rest, partial)
     _settle(partial, cached)
     _place_code(cached, request["run_dir"])
+    _forget_old(folder)
+    return {}
+
+
+def _forget_old(folder: str) -> None:
+    """Remove what no job has used for long."""
     for name in os.listdir(folder):
         other = os.path.join(folder, name)
         try:
             if time.time() - os.stat(other).st_mtime > _KEPT_SECONDS:
-                shutil.rmtree(other, ignore_errors=True)
+                shutil.rmtree(other, ignore_errors=True) if os.path.isdir(other) else os.unlink(other)
         except FileNotFoundError:  # another host, which has this folder too, was faster
             continue
-    return {}
 
 
 def _rewrite_job(partial: str, run: str, request: Request) -> None:
     """The job as it is here."""
     path = os.path.join(partial, "attempts", str(request["attempt"]), "job.json")
     job = far.read(path)
+    if job.get("container") and request.get("image"):
+        job["container"]["archive"] = _archive(os.path.dirname(os.path.dirname(run)), request["image"])
     job.update(run_dir=run, shared=False, boot=os.path.join(run, request["boot"]) if request["boot"] else "")
     os.unlink(path)
     far.write(path, json.dumps(job))

@@ -16,7 +16,10 @@ BOOT = "boot/trainkit.zip"  # where the boot zip is put
 _CHECKPOINTS_SENT = 2  # the newest, and the one before it should the newest be damaged
 _STEP = re.compile(r"step-(\d+)")
 # Written on this machine: they do not travel, and what comes back under their names is not taken.
-_HERE = ("code", "boot", "run.json", "job.json", "cancel.json", "state.json", "stages.jsonl", "prepare.log")
+_HERE = (
+    "code", "boot", "home", "run.json", "job.json", "environment.json", "cancel.json", "state.json", "stages.jsonl",
+    "prepare.log",
+)  # fmt: skip
 _HERE_IN_ATTEMPT = ("job.json", "key", "handle.json")
 _OURS = ("outputs", "logs")  # of the code directory: links to the run's own
 
@@ -127,5 +130,6 @@ def put_run_request(job: Job, directory: str, digest: str) -> Mapping[str, Any]:
         "name": f"{re.sub(r'[^A-Za-z0-9_.-]', '_', job.run_id)}.{job.attempt}",
         "attempt": job.attempt,
         "boot": BOOT if job.boot else "",
+        "image": job.container.image if job.container and job.container.archive else "",
         "code": digest,
     }

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from trainkit.errors import LaunchError
 from trainkit.job import Job
 
-from . import agents, farfiles, packing, placing, pulling
+from . import agents, farfiles, images, packing, placing, pulling
 from .asking import Line, Reply, encode
 from .calls import run_all
 from .hosts import Host
@@ -46,6 +46,7 @@ def start(line: Line, job: Job, hosts: Sequence[Host], directory: str) -> agents
             with _archive(request, lambda file: packing.pack_code(Path(job.run_dir, "code"), file)) as path:
                 _all_of(_send(line, lacking, path), job.nodes)
         _all_of(_try_rsync(line, list(places.taken.values()), away), job.nodes)
+        images.send(line, list(places.taken.values()), job)
         taken = {node: places.taken[node].host for node in range(job.nodes)}
         replies = _all_of(agents.start(line, away, taken), job.nodes)
     except BaseException:

@@ -81,7 +81,7 @@ class Guard:
 
     def _run(self) -> int:
         run = RunDir(self.job.run_dir)
-        root = run.path.parents[2]
+        root = run.path.parents[2] if self.job.shared else run.path  # the workspace, or all there is of it here
         place = (self.job.run_dir, str(self.attempt.number), str(self.node), *self.words)
         inside = Inside(
             name=self.name,
@@ -94,7 +94,7 @@ class Guard:
             labels={"trainkit.run": self.job.run_id, "trainkit.attempt": str(self.attempt.number)},
             gpus=self.job.gpus_per_node,
         )
-        mounts = (*self.container.mounts, str(root if root.is_dir() else run.path))
+        mounts = (*self.container.mounts, str(root))
         argv = self.engine.run(dataclasses.replace(self.container, mounts=mounts), inside)
         parent = os.getpid()
         try:
@@ -175,14 +175,16 @@ def main(argv: List[str]) -> int:
     make_private(attempt.nodes)
     if processes.hold_lock(attempt.guard_lock(node)) is None:
         return 0
+    # what others know as the node's agent is the process that a signal reaches: this one
+    here = {"identity": processes.identity(os.getpid()), "time": time.time(), "name": os.uname().nodename}
+    publish(attempt.agent(node), here)
     try:
         return Guard(job, job.container, attempt, node, tuple(argv[3:])).run()
     except TrainkitError as error:
         sys.stderr.write(error.message + "\n")
-        end = {"node": node, "name": os.uname().nodename, "ended": time.time(), "problem": error.message}
-        publish(
-            attempt.agent_end(node), {**end, "commands": [], "reason": "", "lost": {}, "hung": "", "elastic": False}
-        )
+        end = {"node": node, "name": here["name"], "ended": time.time(), "problem": error.message, "commands": []}
+        told = {"reason": "", "lost": {}, "hung": "", "elastic": False, "transient": False}
+        publish(attempt.agent_end(node), {**end, **told})
         return 1
 
 
