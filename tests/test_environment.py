@@ -39,31 +39,6 @@ def test_a_spec_survives_its_json() -> None:
     assert not spec.is_plain
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("enabled", True),
-        ("base_image", "fastdotai/fastai2:latest"),
-        ("base_dockerfile", "FROM x"),
-        ("arguments", ["-v"]),
-    ],
-)
-def test_containers_are_refused_with_the_remedy(name: str, value: Any) -> None:
-    environment = Environment("e")
-    setattr(environment.docker, name, value)
-    with pytest.raises(UnsupportedJob, match=f"docker.{name}.*without containers.*pip_packages"):
-        environment.spec()
-
-
-def test_a_registrys_password_is_in_no_text() -> None:
-    environment = Environment("e")
-    environment.docker.base_image_registry.address = "registry.example.org"
-    environment.docker.base_image_registry.password = "s3cret"
-    with pytest.raises(UnsupportedJob) as caught:
-        environment.spec()
-    assert "s3cret" not in repr(environment) + caught.value.message
-
-
 def test_user_managed_installs_nothing() -> None:
     environment = Environment("e")
     environment.python.user_managed_dependencies = True

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.boot import newrun, plugins
 from trainkit.boot.settings import RESUME_FROM
+from trainkit.environmentspec import EnvironmentSpec
 from trainkit.errors import TrainkitError
-from trainkit.job import Job, Node, agent_command
+from trainkit.job import Container, Job, Node, agent_command
 from trainkit.options import launcher_of
 from trainkit.plan import Plan, decide
 from trainkit.slots import Slots
@@ -61,13 +62,21 @@ def _job(workspace: Workspace, decided: Plan) -> Job:
     run_dir = newrun.experiment_dir(workspace.root, decided.experiment) / name
     environment = {key: value if key in _OURS else HIDDEN for key, value in decided.job.environment.items()}
     interpreter = decided.environment.interpreter
-    if not decided.environment.is_plain:
+    if not decided.environment.is_plain and decided.environment.image is None:
         interpreter = str(workspace.root / "envs" / decided.environment_digest / "bin" / "python")
     boot = str(workspace.root / "boot" / "trainkit-DIGEST.zip") if decided.target.several_machines else ""
     return dataclasses.replace(
         decided.job, run_id=name, run_dir=str(run_dir), attempt=1, interpreter=interpreter, boot=boot,
-        environment=environment,
+        environment=environment, container=_container(decided.environment),
     )  # fmt: skip
+
+
+def _container(environment: EnvironmentSpec) -> Container | None:
+    """The job's container, with the image as it was asked for: preparing the job finds out which one that is."""
+    image = environment.image
+    if image is None:
+        return None
+    return Container(image.engine, image.words, image.words, environment.interpreter, image.arguments, image.shm_size)
 
 
 def _agent(decided: Plan, job: Job, node: int) -> tuple[str, ...]:
@@ -130,7 +139,7 @@ def _some(lines: list[str], nodes: int) -> str:
 
 def _fields(told: dict[str, Any]) -> str:
     environment, snapshot = told["environment"], told["snapshot"]
-    packages = [*environment["pip_packages"], *environment["conda_packages"]]
+    packages, container = [*environment["pip_packages"], *environment["conda_packages"]], told["job"]["container"]
     beside = "" if environment["inherit"] else "nothing but "
     script = [told["loop"] or told["script"], *told["arguments"]] if not told["command"] else told["command"]
     pairs = {
@@ -139,6 +148,7 @@ def _fields(told: dict[str, Any]) -> str:
         "world": f"{told['nodes']} node(s) x {told['ranks_per_node']} rank(s), spread {told['spread']}",
         "target": told["target_words"] or told["target"],
         "devices": told["devices"],
+        "image": f"{container['name']}, run by {container['engine'] or 'the cluster'}" if container else "",
         "python": told["job"]["interpreter"],
         "packages": beside + ", ".join(packages) if packages else "",
         "snapshot": f"{snapshot['files']} files, {snapshot['bytes']:,} bytes of {told['source_directory']}",

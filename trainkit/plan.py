@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainkit import checks
+from trainkit import checks, containers
 from trainkit.boot.gpus import Gpu, visible
 from trainkit.boot.newrun import check_experiment_name
-from trainkit.boot.plugins import SPREADS, found
+from trainkit.boot.plugins import SPREADS, found, launcher
 from trainkit.boot.settings import RESUME_FROM
 from trainkit.distributed import MpiConfiguration, PyTorchConfiguration, World, world_of
-from trainkit.environment import CONTAINERS, EnvironmentSpec, variables_checked
+from trainkit.environmentspec import EnvironmentSpec, variables_checked
 from trainkit.errors import UnsupportedJob, UserErrorException
 from trainkit.gpus import Devices, choose
 from trainkit.job import Job
@@ -113,7 +113,7 @@ def decide(
     checks.refuse_too_many(world, target.max_nodes, target.name, here=not target.several_machines)
     found_gpus = None if target.several_machines else visible() if gpus is None else gpus
     devices = choose(asked.use_gpu, world, found_gpus, _words(target))
-    environment = _environment(asked)
+    environment = _environment(workspace, asked, target)
     entry = _entry(source, asked, environment)
     job = _job(experiment, entry, asked, world, devices, environment)
     if resumed is not None:
@@ -131,14 +131,12 @@ def decide(
         entry,
         asked.loop,
         resumed,
+        asked.environment.password() if environment.image is not None and environment.image.registry else "",
     )
 
 
 def _refuse_later(config: ScriptRunConfig) -> None:
     """Raises UnsupportedJob for what was asked and a later version brings, with what to do instead."""
-    docker = config.run_config.docker.asked()
-    if docker:
-        raise UnsupportedJob(f"{', '.join(docker)} was asked for, but {CONTAINERS}.")
     for name, remedy in config.later.items():
         raise UnsupportedJob(f"{name}= is not possible in this version: {remedy}.")
 
@@ -154,17 +152,22 @@ def _words(target: Target) -> str:
     return "this machine" if target.name == "local" else target.name
 
 
-def _environment(config: ScriptRunConfig) -> EnvironmentSpec:
-    """The environment, frozen, with the run's own variables; refused where nothing here could build it."""
+def _environment(workspace: Workspace, config: ScriptRunConfig, target: Target) -> EnvironmentSpec:
+    """The environment, frozen, with the run's own variables; refused where nothing here could build or run it."""
     run = config.run_config
     if not isinstance(run.environment_variables, dict):
         variables_checked(run.environment_variables)
-    spec = run.environment.spec()
+    spec = run.environment.spec(run.docker, workspace.config.default_image)
     variables = {**spec.environment_variables, **variables_checked(run.environment_variables)}
+    spec = dataclasses.replace(spec, environment_variables=variables)
+    if spec.image is not None:
+        if getattr(launcher(target.launcher), "runs_images", False):
+            return containers.for_cluster(spec, target.name)
+        return containers.with_engine(spec, workspace.config.container_engine)
     refuse_without_conda(spec.conda_packages)
     if not spec.is_plain:
         uv()
-    return dataclasses.replace(spec, environment_variables=variables)
+    return spec
 
 
 def _entry(source: Path, config: ScriptRunConfig, environment: EnvironmentSpec) -> str:

@@ -19,6 +19,7 @@ from trainkit.distributed import (
     SpreadConfiguration,
     check_distributed,
 )
+from trainkit.docker import DockerConfiguration
 from trainkit.environment import Environment
 from trainkit.errors import RunConfigurationException
 
@@ -33,21 +34,6 @@ __all__ = [
 
 MAX_RUN_SECONDS = 30 * 24 * 3600  # where nothing else is asked for
 Text = str | os.PathLike[str]
-
-
-@dataclass(slots=True)
-class DockerConfiguration:
-    """Container settings of a run; `use_docker=True` is refused at submit, since containers come in a later version."""
-
-    use_docker: bool = False
-    shared_volumes: bool = True
-    arguments: Sequence[str] = ()
-    shm_size: str | None = None
-
-    def asked(self) -> list[str]:
-        """The settings that ask for a container, as users wrote them."""
-        words = ["DockerConfiguration(use_docker=True)"] if self.use_docker else []
-        return words + (["DockerConfiguration(arguments=...)"] if self.arguments else [])
 
 
 @dataclass(slots=True)

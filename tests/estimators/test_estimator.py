@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from trainkit import Estimator, MpiConfiguration, PyTorchConfiguration
+from trainkit import ContainerRegistry, Estimator, MpiConfiguration, PyTorchConfiguration
 from trainkit.environment import Environment
-from trainkit.errors import TrainingException, UserErrorException
+from trainkit.errors import TrainingException, UnsupportedJob, UserErrorException
 from trainkit.estimators import Gloo, Mpi, Nccl
+from trainkit.imagespec import ImageSpec, RegistrySpec
 
 
 @pytest.fixture
@@ -59,6 +60,26 @@ MESSAGES = [
     (
         {"use_docker": False, "custom_docker_image": "x"}, TrainingException,
         "If use_docker parameter is set to false, custom_docker_image parameter is not allowed.",
+    ),
+    (
+        {"use_docker": False, "custom_docker_base_image": "x"}, TrainingException,
+        "If use_docker parameter is set to false, custom_docker_image parameter is not allowed.",
+    ),
+    (
+        {"custom_docker_image": "x", "custom_docker_base_image": "y"}, TrainingException,
+        "custom_docker_base_image is the old name of custom_docker_image; give only the latter.",
+    ),
+    ({"use_docker": "yes"}, TrainingException, "use_docker is True, False or None, not 'yes'."),
+    ({"custom_docker_image": ["x"]}, TrainingException, "custom_docker_image is the name of an image, not ['x']."),
+    (
+        {"image_registry_details": "r.example.org"}, TrainingException,
+        "image_registry_details is a ContainerRegistry, not of str.",
+    ),
+    (
+        {"environment_definition": Environment("e"), "custom_docker_image": "x",
+         "image_registry_details": ContainerRegistry("r.example.org")}, TrainingException,
+        "environment_definition describes the whole environment: custom_docker_image, image_registry_details cannot "
+        "be given beside it.",
     ),
     (
         {"user_managed": True, "pip_packages": ["timm"]}, UserErrorException,
@@ -128,8 +149,8 @@ def test_one_configuration_from_counts_in_two_places(project: Path, options: Any
 
 
 def test_a_backend_is_the_old_way_to_say_it(project: Path) -> None:
-    with pytest.warns(DeprecationWarning, match="distributed_backend") as caught:
-        made = estimator(project, distributed_backend="mpi", node_count=2, use_docker=False, shm_size="1g")
+    with pytest.warns(DeprecationWarning, match="distributed_backend.*vm_priority") as caught:
+        made = estimator(project, distributed_backend="mpi", node_count=2, vm_priority="dedicated")
     assert len(caught) == 1 and caught[0].filename == __file__
     assert made.to_script_run_config().distributed() == MpiConfiguration(1, 2)
 
@@ -158,6 +179,30 @@ def test_its_environment_can_still_be_changed(project: Path) -> None:
     assert spec.pip_packages == ("timm", "rich") and not spec.inherit and spec.environment_variables == {"A": "1"}
 
 
-@pytest.mark.parametrize("name", ["inputs", "source_directory_data_store", "custom_docker_image"])
+@pytest.mark.parametrize("name", ["inputs", "source_directory_data_store"])
 def test_what_later_versions_bring_is_kept_for_submit(project: Path, name: str) -> None:
     assert list(estimator(project, **{name: ["x"]}).to_script_run_config().later) == [name]
+
+
+def test_its_image(project: Path) -> None:
+    registry = ContainerRegistry("r.example.org", "user", "s3cret")
+    made = estimator(
+        project, custom_docker_image="r.example.org/pets:1", image_registry_details=registry, shm_size="8g",
+        user_managed=True,
+    )  # fmt: skip
+    config = made.to_script_run_config()
+    spec = config.environment.spec(config.run_config.docker)
+    assert spec.user_managed and spec.image == ImageSpec(
+        base="r.example.org/pets:1", registry=RegistrySpec("r.example.org", "user"), shm_size="8g"
+    )
+    assert config.environment.password() == "s3cret" and "s3cret" not in repr(made) + repr(config) + repr(spec)
+
+
+def test_use_docker_counts_in_a_given_environment_too(project: Path) -> None:
+    given = Environment("given")
+    config = estimator(project, environment_definition=given, use_docker=True).to_script_run_config()
+    assert config.environment.spec(config.run_config.docker, "python:3.11").image == ImageSpec(base="python:3.11")
+    given.docker.base_image = "python:3.12"
+    config = estimator(project, environment_definition=given, use_docker=False).to_script_run_config()
+    with pytest.raises(UnsupportedJob, match="use_docker=False asks for no container, but docker.base_image"):
+        config.environment.spec(config.run_config.docker)

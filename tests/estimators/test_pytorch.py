@@ -69,6 +69,12 @@ def test_a_later_change_is_compared_too(tmp_path: Path) -> None:
 
 
 def test_a_warning_names_the_users_line(tmp_path: Path) -> None:
-    with pytest.warns(DeprecationWarning, match="use_docker") as caught:
-        pytorch(tmp_path, use_docker=False)
+    with pytest.warns(DeprecationWarning, match="vm_priority") as caught:
+        pytorch(tmp_path, vm_priority="lowpriority")
     assert caught[0].filename == __file__
+
+
+def test_an_images_version_is_known_only_in_it(tmp_path: Path) -> None:
+    with pytest.raises(TrainingException, match="cannot be compared with what the image has before it is fetched"):
+        pytorch(tmp_path, framework_version=MAJOR_MINOR, custom_docker_image="pytorch/pytorch:latest")
+    pytorch(tmp_path, framework_version="1.13", custom_docker_image="python:3.9", pip_packages=["torch==1.13.1"])

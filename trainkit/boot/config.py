@@ -4,7 +4,8 @@ A file with that SDK's three keys alone is a whole configuration. More keys of t
 
     "root"                  the directory of all records, by default ".trainkit"; relative to the workspace's directory
     "vm_sizes"              {"STANDARD_NC6": {"launcher": "ssh", "options": {...}}}: where such machines are
-    "default_image"         the container image of environments that name none
+    "default_image"         the container image of environments that want a container and name none
+    "container_engine"      what runs containers ("docker", "podman"), where an environment does not say
     "snapshot_limit_bytes"  "snapshot_limit_files"
     "log_limit_bytes"       of each rank's log: the first and the last half of a larger one are kept
 """
@@ -51,6 +52,7 @@ class Config:
     root: Path
     vm_sizes: Mapping[str, VmSize] = field(default_factory=dict)  # by name in lower case
     default_image: str = ""
+    container_engine: str = ""  # empty: chosen among those that are installed
     snapshot_limit_bytes: Optional[int] = None
     snapshot_limit_files: Optional[int] = None
     log_limit_bytes: Optional[int] = None
@@ -124,6 +126,7 @@ def parse_config(path: Path, values: Mapping[str, Any], env: Mapping[str, str]) 
         root=_root(path, values, env),
         vm_sizes=_vm_sizes(path, values),
         default_image=_text(path, values, "default_image") if values.get("default_image") is not None else "",
+        container_engine=_text(path, values, "container_engine") if values.get("container_engine") is not None else "",
         snapshot_limit_bytes=_count(path, values, "snapshot_limit_bytes"),
         snapshot_limit_files=_count(path, values, "snapshot_limit_files"),
         log_limit_bytes=_count(path, values, "log_limit_bytes"),

@@ -11,6 +11,7 @@ from typing import Any
 from trainkit.condafile import CondaDependencies
 from trainkit.deprecation import warn_deprecated
 from trainkit.distributed import DistributedConfiguration
+from trainkit.docker import ContainerRegistry, DockerConfiguration
 from trainkit.environment import Environment
 from trainkit.errors import TrainingException
 from trainkit.estimators.rules import (
@@ -28,10 +29,8 @@ from trainkit.sources import project_file, source_dir
 
 Text = str | os.PathLike[str]
 _DEPRECATED = {  # name: what to say; all without effect on the result
-    "use_docker": "jobs run in the target's own interpreter",
     "distributed_backend": "use distributed_training=MpiConfiguration() or PyTorchConfiguration()",
     "vm_priority": "machines of one's own have no priority",
-    "shm_size": "shared memory is the machine's own",
     "conda_dependencies_file_path": "use conda_dependencies_file",
     "pip_requirements_file_path": "use pip_requirements_file",
 }
@@ -46,8 +45,10 @@ class Estimator:
     ScriptRunConfig.
 
     `script_params` maps flags to values ("" or None for a bare flag). Packages are installed over those of the
-    interpreter in use, into a cached environment; with `inherit=False` into one that has nothing else. `use_gpu` is
-    False (GPUs are hidden), True (one for each rank; CPU where the target has none) or "required".
+    interpreter in use, into a cached environment; with `inherit=False` into one that has nothing else; with
+    `custom_docker_image` into an image derived from that one, in whose containers the job runs. `use_docker` is None
+    (a container where an image is named), True or False. `use_gpu` is False (GPUs are hidden), True (one for each rank;
+    CPU where the target has none) or "required".
     Raises TrainingException where arguments contradict each other, UserErrorException where one is wrong in itself.
     """
 
@@ -62,10 +63,10 @@ class Estimator:
     distributed_backend: str | None = None
     distributed_training: DistributedConfiguration | None = None
     use_gpu: bool | str = False
-    use_docker: bool = True
+    use_docker: bool | None = None
     custom_docker_base_image: str | None = None
     custom_docker_image: str | None = None
-    image_registry_details: Any = field(default=None, repr=False)
+    image_registry_details: ContainerRegistry | None = None
     user_managed: bool = False
     conda_packages: Sequence[str] | None = None
     pip_packages: Sequence[str] | None = None
@@ -111,6 +112,7 @@ class Estimator:
             hang=self.hang,
             preflight=self.preflight,
             grace_seconds=self.grace_seconds,
+            docker=DockerConfiguration(use_docker=self.use_docker, shm_size=self.shm_size),
         )
         if self.max_run_duration_seconds is not None:
             self.run_config.max_run_duration_seconds = self.max_run_duration_seconds
@@ -166,6 +168,9 @@ class Estimator:
             return self.environment_definition
         environment = Environment("estimator", environment_variables=self.environment_variables, inherit=self.inherit)
         environment.python.user_managed_dependencies = self.user_managed
+        environment.docker.base_image = self.custom_docker_image
+        if self.image_registry_details is not None:
+            environment.docker.base_image_registry = self.image_registry_details
         if self.conda_dependencies_file is not None:
             path = project_file(self.source_directory, self.conda_dependencies_file, "conda dependencies file")
             environment.python.conda_dependencies = CondaDependencies(path)
@@ -182,7 +187,6 @@ class Estimator:
     def _warn_of_deprecated(self) -> None:
         """One warning for all arguments that have no effect any more, or another name."""
         values = {name: getattr(self, name) for name in _DEPRECATED}
-        values["use_docker"] = None if self.use_docker else False
         words = [f"{name} ({_DEPRECATED[name]})" for name, value in values.items() if value is not None]
         if words:
             warn_deprecated(f"Deprecated arguments: {'; '.join(words)}.")

@@ -87,6 +87,11 @@ def refuse_other_version(
                 f"installed: write '{package}=={wanted}.*' there, or leave framework_version out."
             )
         where = "pip_packages asks for"
+    elif environment.docker.asks_for_image:
+        raise TrainingException(
+            f"framework_version={wanted!r} cannot be compared with what the image has before it is fetched: leave "
+            f"framework_version out, or ask for that version with pip_packages=['{package}=={wanted}.*']."
+        )
     else:
         interpreter = environment.python.interpreter_path
         interpreter = sys.executable if interpreter == "python" else interpreter

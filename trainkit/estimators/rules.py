@@ -11,7 +11,7 @@ from trainkit.distributed import (
     SpreadConfiguration,
     check_distributed,
 )
-from trainkit.environment import CONTAINERS
+from trainkit.docker import ContainerRegistry
 from trainkit.errors import RunConfigurationException, TrainingException, UserErrorException
 
 if TYPE_CHECKING:
@@ -21,14 +21,13 @@ BACKENDS = ["mpi", "gloo", "nccl"]
 LATER = {  # arguments of later versions, refused at submit: what to do instead
     "inputs": "data sets come in a later version: give the script the data's path in script_params",
     "source_directory_data_store": "data stores come in a later version: the snapshot is kept in the workspace",
-    "custom_docker_image": CONTAINERS,
-    "image_registry_details": CONTAINERS,
 }
 ALIASES = {  # today's names of arguments, and their older ones
     "conda_dependencies_file": "conda_dependencies_file_path",
     "pip_requirements_file": "pip_requirements_file_path",
     "custom_docker_image": "custom_docker_base_image",
 }
+_OF_ENVIRONMENT = ("custom_docker_image", "image_registry_details", "environment_variables")
 _PACKAGES = ("conda_packages", "conda_dependencies_file", "pip_packages", "pip_requirements_file")
 
 
@@ -115,13 +114,10 @@ def refuse_contradictions(estimator: Estimator) -> None:
     e = estimator
     if e.loop is not None and e.entry_script is not None:
         raise TrainingException("'entry_script' and 'loop' both say what the job runs; give one of the two.")
-    if not e.use_docker and e.custom_docker_image:
-        raise TrainingException(
-            "If use_docker parameter is set to false, custom_docker_image parameter is not allowed."
-        )
+    _refuse_containers(e)
     packages = [name for name in _PACKAGES if getattr(e, name)]
     if e.environment_definition is not None:
-        others = [*packages, *(n for n in ("custom_docker_image", "environment_variables") if getattr(e, n))]
+        others = [*packages, *(n for n in _OF_ENVIRONMENT if getattr(e, n))]
         others += [n for n, given in (("user_managed", e.user_managed), ("inherit", not e.inherit)) if given]
         if others:
             raise TrainingException(
@@ -140,3 +136,20 @@ def refuse_contradictions(estimator: Estimator) -> None:
         )
     if e.use_gpu not in (True, False, "required"):
         raise TrainingException(f"use_gpu is True, False or 'required', not {e.use_gpu!r}.")
+
+
+def _refuse_containers(estimator: Estimator) -> None:
+    """Raises TrainingException where arguments about the image are of a wrong kind, or exclude each other."""
+    e = estimator
+    if e.use_docker not in (None, True, False):
+        raise TrainingException(f"use_docker is True, False or None, not {e.use_docker!r}.")
+    if e.use_docker is False and e.custom_docker_image:
+        raise TrainingException(
+            "If use_docker parameter is set to false, custom_docker_image parameter is not allowed."
+        )
+    if e.custom_docker_image is not None and not isinstance(e.custom_docker_image, str):
+        raise TrainingException(f"custom_docker_image is the name of an image, not {e.custom_docker_image!r}.")
+    if e.image_registry_details is not None and not isinstance(e.image_registry_details, ContainerRegistry):
+        raise TrainingException(
+            f"image_registry_details is a ContainerRegistry, not of {type(e.image_registry_details).__name__}."
+        )

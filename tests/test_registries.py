@@ -1,0 +1,88 @@
+"""A registry's password, wherever it might leak to, and what a registry must say."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+from trainkit import Environment
+from trainkit.errors import UserErrorException
+from trainkit.imagespec import RegistrySpec
+from trainkit.registries import ContainerRegistry
+
+PASSWORD = "s3cret-of-the-registry"
+
+
+def environment() -> Environment:
+    made = Environment("pets")
+    made.docker.base_image = "myregistry.azurecr.io/pets"
+    made.docker.base_image_registry.address = "myregistry.azurecr.io"
+    made.docker.base_image_registry.username = "username"
+    made.docker.base_image_registry.password = PASSWORD
+    return made
+
+
+def test_the_password_is_in_nothing_that_could_be_written() -> None:
+    made = environment()
+    assert made.password() == PASSWORD
+    texts = [
+        repr(made),
+        repr(made.docker),
+        str(made.docker.base_image_registry),
+        repr(made.spec()),
+        repr(made.spec().to_json()),
+    ]
+    assert not any(PASSWORD in text for text in texts)
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        assert PASSWORD.encode() not in pickle.dumps(made, protocol)
+    assert PASSWORD.encode() not in pickle.dumps(made.docker.base_image_registry, 0)
+
+
+def test_copies_in_memory_keep_the_password() -> None:
+    made = environment()
+    for other in (made.clone("other"), copy.deepcopy(made), copy.copy(made)):
+        assert other.password() == PASSWORD and other.spec().image == made.spec().image
+
+
+def test_a_password_that_was_lost_is_said_and_not_left_out() -> None:
+    read = pickle.loads(pickle.dumps(environment()))
+    with pytest.raises(
+        UserErrorException, match="has a user name for myregistry.azurecr.io, but no password.*env:NAME"
+    ):
+        read.spec()
+
+
+@pytest.mark.parametrize("reference", ["env:PETS_PASSWORD", "keyring:myregistry.azurecr.io"])
+def test_a_reference_is_kept_and_is_no_password(reference: str) -> None:
+    made = environment()
+    made.docker.base_image_registry.password = reference
+    read = pickle.loads(pickle.dumps(made))
+    assert read == made and read.password() == ""
+    assert read.spec().image.registry == RegistrySpec("myregistry.azurecr.io", "username", reference)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"username": "u", "password": "p"}, "address is what stands before the image's name"),
+        ({"address": "a b"}, "address is what stands"),
+        ({"address": "--help"}, "address is what stands"),
+        ({"address": 3}, "address is a text in one line, not 3"),
+        ({"address": "r.org", "password": PASSWORD}, "has a password for r.org, but no user name"),
+        ({"address": "r.org", "username": "u", "password": PASSWORD + "\n"}, r"password is a text in one line\."),
+    ],
+)
+def test_what_a_registry_must_say(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserErrorException, match=words) as caught:
+        ContainerRegistry(**values).spec()
+    assert PASSWORD not in caught.value.message
+
+
+def test_a_registry_that_is_not_described_is_none() -> None:
+    assert ContainerRegistry().spec() is None
+    assert ContainerRegistry("localhost:5000").spec() == RegistrySpec("localhost:5000")
+    with pytest.raises(AttributeError, match="adress"):
+        ContainerRegistry().adress = "x"  # type: ignore[attr-defined]
