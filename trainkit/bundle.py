@@ -65,8 +65,8 @@ def contents(spread: str = "", engine: str = "") -> dict[str, str]:
     files = {"__main__.py": _MAIN % (version, version), "trainkit/__init__.py": _PACKAGE % version}
     for name in ("job.py", "errors.py"):
         files["trainkit/" + name] = (home / name).read_text(encoding="utf-8")
-    for path in sorted((home / "boot").glob("*.py")):
-        files["trainkit/boot/" + path.name] = path.read_text(encoding="utf-8")
+    for path in sorted((home / "boot").rglob("*.py")):
+        files["trainkit/" + path.relative_to(home).as_posix()] = path.read_text(encoding="utf-8")
     for group, name in ((SPREADS, spread), (ENGINES, engine)):
         for owner, point in found(group).get(name, [])[:1]:
             files.update(_package_of(point.value.partition(":")[0], name))

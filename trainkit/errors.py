@@ -3,7 +3,8 @@
 TrainkitError
 ├── UserErrorException             what was asked cannot be; the message says what can
 │   ├── UnsupportedJob             this job cannot run on this target
-│   └── MissingPackage             an optional package is needed; the message names the install command
+│   ├── MissingPackage             an optional package is needed; the message names the install command
+│   └── AuthenticationException    (never raised)
 ├── WorkspaceException             a workspace's files are missing or damaged
 ├── ComputeTargetException         a compute target is unknown or cannot be made
 ├── TrainingException              an estimator's arguments contradict each other
@@ -18,10 +19,17 @@ TrainkitError
 │   └── ModelNotFoundException
 ├── ModelPathNotFoundException     a run has no such file
 ├── CheckpointError                no checkpoint verifies, it cannot be written, or it does not fit the model
-└── ExportError                    a model could not be exported, or disagrees with its export
+├── ExportError                    a model could not be exported, or disagrees with its export
+├── ProjectSystemException         (never raised)
+├── ActivityCanceledException      (never raised)
+├── ServiceException               (never raised)
+│   └── DiscoveryUrlNotFoundException
+├── AzureMLAggregatedException     (never raised)
+└── HyperDriveConfigException      (never raised)
 
-The names ending in Exception are those of the Azure ML SDK v1, whose scripts catch them. This module imports
-nothing but the standard library: it travels to nodes where trainkit is not installed.
+The names ending in Exception are those of the Azure ML SDK v1, whose scripts catch them; some name what cannot happen
+here, and exist for the except clauses of such scripts. This module imports nothing but the standard library: it travels
+to nodes where trainkit is not installed.
 """
 
 from __future__ import annotations
@@ -47,6 +55,10 @@ class UnsupportedJob(UserErrorException):
 
 class MissingPackage(UserErrorException):
     """An optional package is needed here; the message names the command that installs it."""
+
+
+class AuthenticationException(UserErrorException):
+    """Never raised: there is no account to log in to."""
 
 
 class WorkspaceException(TrainkitError):
@@ -134,3 +146,27 @@ class CheckpointError(TrainkitError):
 
 class ExportError(TrainkitError):
     """A model could not be exported, or its export disagrees with it."""
+
+
+class ProjectSystemException(TrainkitError):
+    """Never raised: there are no project files beside config.json."""
+
+
+class ActivityCanceledException(TrainkitError):
+    """Never raised: a canceled run raises nothing."""
+
+
+class ServiceException(TrainkitError):
+    """Never raised: there is no service to fail."""
+
+
+class DiscoveryUrlNotFoundException(ServiceException):
+    """Never raised: there is no service to look for."""
+
+
+class AzureMLAggregatedException(TrainkitError):
+    """Never raised: several errors are never one."""
+
+
+class HyperDriveConfigException(TrainkitError):
+    """Never raised: sweeps are not built yet."""

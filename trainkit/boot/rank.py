@@ -178,8 +178,10 @@ class _Shim:
 
 def run(job: Job, rank: Rank) -> None:
     """Become the job's script or command, `$NAME` in its arguments replaced from the rank's environment."""
+    from trainkit.boot import oldnames
     from trainkit.boot.mpi import check_world
 
+    oldnames.install(os.environ)
     if job.command:
         words = [expand(word, os.environ) for word in job.command]
         if words[0] in ("python", "python3"):

@@ -25,11 +25,11 @@ def run_script(path: str, arguments: Sequence[str]) -> None:
     sys.argv = [path, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(path))
     main = types.ModuleType("__main__")
-    main.__file__ = path
+    main.__file__ = file_name = os.path.abspath(path)
     main.__builtins__ = __builtins__  # type: ignore[attr-defined]
     sys.modules["__main__"] = main
     with io.open_code(path) as file:
-        code = compile(file.read(), path, "exec", dont_inherit=True)
+        code = compile(file.read(), file_name, "exec", dont_inherit=True)
     exec(code, main.__dict__)
 
 
