@@ -191,7 +191,7 @@ def container(target: Kubernetes, job: Job) -> Manifest:
         mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
     return {
         "name": "agent",
-        "image": target.image,
+        "image": job.container.image if job.container else target.image,
         "command": ["/bin/sh", "-c", _SHELL.replace("$(", "$$("), "trainkit"],
         "args": [word.replace("$", "$$") for word in words],  # Kubernetes would expand $(NAME)
         "workingDir": job.run_dir,

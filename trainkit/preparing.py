@@ -49,11 +49,14 @@ def told(job: Job, prepared: Prepared, root: Path, travels: bool) -> Job:
             f"A job with loop= needs the whole of trainkit, but {where} has none of this version: "
             "install it there, or name it in the environment's packages."
         )
-    job = dataclasses.replace(job, interpreter=prepared.interpreter, container=prepared.container)
+    interpreter, engine = prepared.interpreter, ""
+    if prepared.container is not None:
+        engine = prepared.container.engine
+        interpreter = interpreter if engine else prepared.container.interpreter  # without one nodes are containers
+    job = dataclasses.replace(job, interpreter=interpreter, container=prepared.container)
     if not prepared.needs_boot and not travels and prepared.container is None:
         return job
     from trainkit.bundle import bundle
 
-    engine = prepared.container.engine if prepared.container is not None else ""
     with_spread = travels or prepared.container is not None
     return dataclasses.replace(job, boot=str(bundle(root / "boot", job.spread if with_spread else "", engine)))

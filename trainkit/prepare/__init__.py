@@ -23,6 +23,7 @@ from typing import Any
 from trainkit.boot.rundir import make_private, publish, read_json
 from trainkit.environment import EnvironmentSpec
 from trainkit.errors import EnvironmentBuildError, TrainkitError
+from trainkit.imagespec import ImageSpec
 from trainkit.job import Container
 from trainkit.prepare import locks
 from trainkit.prepare.base import Base, ask, base_of
@@ -76,6 +77,8 @@ def prepare(
     `password` is that of the image's registry, where it was given by value; `share` says that other machines need the
     image. Raises EnvironmentBuildError with a verdict and the installer's output; `cancelled` is asked while it waits.
     """
+    if spec.image is not None and not spec.image.engine:
+        return _by_cluster(spec, spec.image)
     if spec.image is not None:
         from trainkit.prepare.images import prepare_image
 
@@ -96,6 +99,13 @@ def prepare(
     words = f"{'built' if built else 'reused'} environment {name} ({time.monotonic() - begun:.1f} s)"
     lock, conda_lock = (str(path) if path.exists() else "" for path in locks.paths(environment))
     return Prepared(ready["interpreter"], ready["needs_boot"], name, not built, words, None, lock, conda_lock)
+
+
+def _by_cluster(spec: EnvironmentSpec, image: ImageSpec) -> Prepared:
+    """An image that the cluster itself fetches and runs: nothing of it is looked at here."""
+    python = "python3" if spec.interpreter == "python" else spec.interpreter
+    container = Container("", image.base, image.base, python, image.arguments, image.shm_size)
+    return Prepared(sys.executable, True, "", True, f"the cluster runs the image {image.base}", container)
 
 
 def _ready(environment: Path) -> dict[str, Any] | None:
