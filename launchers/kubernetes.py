@@ -77,6 +77,7 @@ class Kubernetes:
     kubectl: str = "kubectl"
 
     several_machines: ClassVar[bool] = True
+    runs_images: ClassVar[bool] = True  # an environment's image takes the place of `image`
     _seldom: Seldom = field(default_factory=lambda: Seldom(_POLL_SECONDS), init=False, repr=False, compare=False)
     _over: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
     _canceled: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
