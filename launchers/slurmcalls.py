@@ -22,6 +22,7 @@ _CALL_SECONDS = 30.0
 _ASK_SECONDS = 8.0  # for what is asked again and again: whoever watches the job has more to look at
 _GONE_SECONDS = 10.0  # for an earlier job's nodes to clean up
 _PAUSE_SECONDS = 0.2
+_PRINTED_BYTES = 1 << 16
 _EVERY_SECONDS = 1.0, 5.0  # between two questions about a job: soon, and when it has been watched for minutes
 
 
@@ -104,14 +105,23 @@ def find(job: Handle) -> tuple[states.Entry | None, str]:
     if found is None and seen.returncode and not states.forgotten(seen.stderr):
         return None, seen.stderr
     if found is None or found.ended:
-        found = (
-            states.details(call("scontrol", "show", "job", "-o", job.id, *job.where, seconds=_ASK_SECONDS).stdout)
-            or found
-        )
+        shown = call("scontrol", "show", "job", "-o", job.id, *job.where, seconds=_ASK_SECONDS)
+        found = states.details(shown.stdout) or found
     if found is None:
         kept = call("sacct", "-X", "-n", "-P", "-j", job.id, "-o", states.SACCT, *job.where, seconds=_ASK_SECONDS)
         found = states.account(kept.stdout)
-    return found or states.Entry("FORGOTTEN"), ""
+    found = found or states.Entry("FORGOTTEN")
+    return states.explained(found, _end_of(found.output)), ""
+
+
+def _end_of(path: str) -> str:
+    """The last of what a batch script has printed, as far as this machine sees it."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _PRINTED_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:  # there is none, or it is another machine's
+        return ""
 
 
 def step_of(job: Handle) -> tuple[str, str]:

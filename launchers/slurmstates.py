@@ -6,7 +6,7 @@ Times are seconds since 1970: the commands are called with SLURM_TIME_FORMAT=%s.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from trainkit.job import Status
@@ -79,6 +79,7 @@ class Entry:
     nodes: str = ""
     reason: str = ""
     words: str = ""  # how it ended: "exit code 7", "by uid 0"
+    output: str = ""  # the file with what its script printed, where that may say why it ended
 
     @property
     def queued(self) -> bool:
@@ -128,13 +129,19 @@ def details(output: str) -> Entry | None:
         words.append(f"TimeLimit={values.get('TimeLimit', '?')}")
     if state == "FAILED" and values.get("Reason", "None") not in ("None", "NonZeroExitCode"):
         words.append(values["Reason"])
-    if state in ("FAILED", "OUT_OF_MEMORY") and values.get("StdOut"):
-        words.append(f"its script's output is in {values['StdOut']}")
+    printed = values.get("StdOut", "") if state in ("FAILED", "OUT_OF_MEMORY") else ""
+    if printed:
+        words.append(f"its script's output is in {printed}")
     begin, submitted, end = (_time(values.get(key, "")) for key in ("StartTime", "SubmitTime", "EndTime"))
     nodes = values.get("NodeList", "").replace("(null)", "")
-    return Entry(
-        state, begin, submitted, end, nodes, values.get("Reason", ""), ", ".join(word for word in words if word)
-    )
+    told = ", ".join(word for word in words if word)
+    return Entry(state, begin, submitted, end, nodes, values.get("Reason", ""), told, printed)
+
+
+def explained(found: Entry, printed: str) -> Entry:
+    """The entry with the first error of srun's in what the script has printed, since it was started last."""
+    error = re.search(r"^srun: error: (.+)$", printed.rpartition("*** JOB ")[2], re.MULTILINE)
+    return replace(found, words=f"srun: {error.group(1).strip()}; {found.words}") if error else found
 
 
 def account(output: str) -> Entry | None:

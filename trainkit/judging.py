@@ -8,6 +8,7 @@ from typing import Any
 
 from trainkit import outcome
 from trainkit.boot import processes
+from trainkit.boot.gathering import ASKED
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.job import Job
 from trainkit.sentences import tail
@@ -33,7 +34,8 @@ def judged(run: RunDir, attempt: AttemptDir, lost: str, words: str = "") -> tupl
         processes.sweep("TRAINKIT_RUN_ID", job.run_id, grace=GRACE_SECONDS)
     records = outcome.records_of(attempt)
     status, verdict = outcome.judge(job.world_size, records, ends, lost, run.cancel.exists(), job.nodes)
-    if verdict is not None and (words or lost) and not ends and not records:
+    only_asked = all(end.get("problem") == ASKED for end in ends)  # by the cluster, which has its reasons
+    if verdict is not None and (words or lost) and only_asked and not records:
         began = any(attempt.agent(node).exists() for node in range(job.nodes))
         if not (began and lost):
             told = words or lost

@@ -526,6 +526,26 @@ def test_scontrol_says_how_a_job_ended(shown: str, state: str, words: str) -> No
     assert states.details("slurm_load_jobs error: Invalid job id specified") is None
 
 
+NO_LAUNCH_22 = (
+    "module loaded\n"
+    "srun: error: Task launch for StepId=12.0 failed on node node2: Communication connection failure\n"
+    "srun: error: Application launch failed: Communication connection failure\nsrun: Job step aborted\n"
+)
+REQUEUED_22 = "slurmstepd-node1: error: *** JOB 12 ON node1 CANCELLED AT 2026-11-22T10:00:00 DUE TO JOB REQUEUE ***\n"
+
+
+def test_why_srun_could_not_launch_is_told_first() -> None:
+    found = states.details(FAILED_22.replace("7:0", "233:0"))
+    assert found is not None and found.output == "/w/slurm-21.out"
+    told = states.status("12", states.explained(found, NO_LAUNCH_22), now=1795334999.0, requeue=False)
+    assert told.words.startswith(
+        "Slurm job 12 ended (FAILED): srun: Task launch for StepId=12.0 failed on node node2: Communication connection "
+        "failure; exit code 233, its script's output is in "
+    )
+    assert states.explained(found, NO_LAUNCH_22 + REQUEUED_22) == found  # an earlier start's affair
+    assert states.explained(found, "no words of srun's") == found
+
+
 @pytest.mark.parametrize(
     ("output", "state", "words"),
     [

@@ -22,6 +22,7 @@ from trainkit.job import Job, Node
 HANDLE_SECONDS = 30.0  # for the driver to record its handle
 LOOK_SECONDS = 0.2  # between two looks at files that say that the job will not begin
 GATHER_SECONDS = 60.0  # for all nodes to report to the head
+ASKED = "Asked to end before the job began."
 _LOOPBACK = "127.0.0.1"
 
 
@@ -171,7 +172,7 @@ class Gathering:
     def _check(self, missing: List[int]) -> None:
         """Raise LaunchError where a node that is waited for cannot come any more, as far as this machine knows."""
         if self.asked():
-            raise LaunchError("Asked to end before the job began.")
+            raise LaunchError(ASKED)
         if time.monotonic() - self._looked < LOOK_SECONDS:  # many nodes wait, and their disk is one
             return
         self._looked = time.monotonic()
