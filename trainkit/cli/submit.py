@@ -39,6 +39,12 @@ def _options(function: Any) -> Any:
         option("--env-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
                help="A requirements file, or a conda file (.yml), that describes the job's packages."),
         option("--isolated", is_flag=True, help="Only the packages named, nothing of what is installed."),
+        option("--image", metavar="NAME",
+               help="Run in a container of this image; packages named beside it are installed into one built on it."),
+        option("--dockerfile", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+               help="Run in a container of the image that this file makes."),
+        option("--engine", metavar="NAME", help="What runs containers: docker, podman, or another that is installed.  "
+               "[default: the one that is there]"),
         option("--set", "variables", multiple=True, metavar="KEY=VALUE",
                help="An environment variable of the job; may be given more than once."),
         option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="May be given more than once."),
@@ -78,6 +84,7 @@ def submit(script: str, arguments: tuple[str, ...], as_json: bool, **options: An
       trainkit submit train.py --nodes 1 --ranks 2 --spread mpi -- --lr 0.1
       trainkit submit birds.train:build --max-restarts 3 -- --lr 0.1
       trainkit submit train.py --pip timm==1.0.31 --follow
+      trainkit submit train.py --image pytorch/pytorch:latest --follow
       trainkit submit src/train.py --source src -e birds -t gpu-cluster --nodes 2 --wait
     """
     workspace = find.workspace()
@@ -197,6 +204,14 @@ def _environment(options: dict[str, Any]) -> Any:
         environment = Environment.from_conda_specification(file.stem, file, inherit=inherit)
     else:
         environment = Environment.from_pip_requirements(file.stem, file, inherit=inherit)
+    docker, image, dockerfile = environment.docker, options["image"], options["dockerfile"]
+    if image is not None and dockerfile is not None:
+        raise UserErrorException(
+            "--image and --dockerfile exclude each other; the file's FROM names what it stands on."
+        )
+    if (image or dockerfile) is None and options["engine"] is not None:
+        raise UserErrorException("--engine is for --image or --dockerfile: without them no container is used.")
+    docker.base_image, docker.base_dockerfile, docker.engine = image, dockerfile, options["engine"]
     environment.environment_variables.update(find.pairs("--set", options["variables"]))
     return environment
 
