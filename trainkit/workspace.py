@@ -5,12 +5,10 @@ No server, no account: what two processes know of each other lies in files below
 
 from __future__ import annotations
 
-import json
+import builtins
 import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from trainkit.boot.config import (
     DEFAULT_ROOT,
@@ -18,6 +16,7 @@ from trainkit.boot.config import (
     FOLDERS,
     Config,
     check_name,
+    find_config,
     load_config,
     parse_config,
     read_values,
@@ -25,6 +24,9 @@ from trainkit.boot.config import (
     workspace_directory,
 )
 from trainkit.boot.newrun import make_root
+from trainkit.boot.oldnames import refuse
+from trainkit.boot.oldtable import REMEDIES
+from trainkit.configfile import write_file
 from trainkit.errors import UserErrorException, WorkspaceException
 
 if TYPE_CHECKING:
@@ -40,18 +42,25 @@ class Workspace:
     """A workspace, found by its config.json; usually made by `Workspace.from_config()`.
 
     The constructor looks for the file from the current directory, as `from_config` does, and raises
-    UserErrorException where the names it finds are others than those given.
+    UserErrorException where the names it finds are others than those given; a workspace that was never in a cloud goes
+    by any subscription and resource group. `auth` is not needed and not used.
     """
 
     config: Config
 
     def __init__(
-        self, subscription_id: str | None = None, resource_group: str | None = None, workspace_name: str | None = None
+        self,
+        subscription_id: str | None = None,
+        resource_group: str | None = None,
+        workspace_name: str | None = None,
+        auth: object = None,
     ) -> None:
         config = load_config(require_config(Path()))
         asked = {"subscription_id": subscription_id, "resource_group": resource_group, "workspace_name": workspace_name}
         for key, value in asked.items():
             found = config.name if key == "workspace_name" else getattr(config, key)
+            if key != "workspace_name" and found == _UNKNOWN:
+                continue
             if value is not None and value != found:
                 raise UserErrorException(
                     f"The workspace asked for has {key}={value!r}, but {config.path} says {found!r}. Go to the "
@@ -98,6 +107,11 @@ class Workspace:
         tags: object = None,
         friendly_name: str | None = None,
         show_output: bool = True,
+        storage_account: str | None = None,
+        key_vault: str | None = None,
+        app_insights: str | None = None,
+        container_registry: str | None = None,
+        hbi_workspace: bool = False,
     ) -> Workspace:
         """Make the directory `path` a workspace: a config.json, and `root` (".trainkit" beside it) for the records.
 
@@ -114,7 +128,7 @@ class Workspace:
             "root": os.fspath(root) if root is not None else DEFAULT_ROOT,
         }
         config = parse_config(file, values, {})
-        if not _write(file, values, over=False):
+        if not write_file(file, values, over=False):
             config = load_config(file)
             if not exist_ok or config.name != name:
                 raise UserErrorException(
@@ -137,6 +151,18 @@ class Workspace:
         """The workspace `name`, whose config.json is found from the current directory. Raises UserErrorException."""
         return cls(subscription_id, resource_group, name)
 
+    @classmethod
+    def list(
+        cls, subscription_id: str | None = None, auth: object = None, resource_group: str | None = None
+    ) -> dict[str, builtins.list[Workspace]]:
+        """The workspace that is found from the current directory, by its name; empty where there is none.
+
+        No list of workspaces is kept anywhere: each is a directory.
+        """
+        path = find_config(Path())
+        found = [cls._of(load_config(path))] if path is not None else []
+        return {workspace.name: [workspace] for workspace in found}
+
     def write_config(self, path: str | os.PathLike[str] | None = None, file_name: str | None = None) -> None:
         """Write .azureml/config.json into the directory `path` (the current one), from where this workspace is found.
 
@@ -151,7 +177,7 @@ class Workspace:
         values = dict(read_values(self.config.path))
         if not same_place or self.root != parse_config(self.config.path, values, {}).root:
             values["root"] = os.fspath(self.root)
-        _write(file, values, over=True)
+        write_file(file, values, over=True)
 
     def prepare_root(self) -> Path:
         """The root directory, made where it is missing. Raises WorkspaceException where that cannot be."""
@@ -218,6 +244,29 @@ class Workspace:
                 latest[model.name] = model
         return latest
 
+    @property
+    def datastores(self) -> dict[str, Any]:
+        """None: scripts are given the paths of their data."""
+        return {}
+
+    @property
+    def datasets(self) -> dict[str, Any]:
+        """None: scripts are given the paths of their data."""
+        return {}
+
+    @property
+    def webservices(self) -> dict[str, Any]:
+        """None: models are not deployed from here yet."""
+        return {}
+
+    def get_default_datastore(self) -> NoReturn:
+        """Raises UserErrorException: data sets are not built yet."""
+        refuse("Workspace.get_default_datastore", REMEDIES["Datastore"])
+
+    def get_default_keyvault(self) -> NoReturn:
+        """Raises UserErrorException, which says where secrets are read from."""
+        refuse("Workspace.get_default_keyvault", REMEDIES["Keyvault"])
+
     def get_run(self, run_id: str) -> Run:
         """The run of this id. Raises where there is none."""
         from trainkit.run import Run
@@ -242,32 +291,3 @@ class Workspace:
 
     def __repr__(self) -> str:
         return f"Workspace(name={self.name!r}, root={os.fspath(self.root)!r})"
-
-
-def _write(file: Path, values: dict[str, Any], over: bool) -> bool:
-    """Write a configuration file in one step; False where it exists and may not be written over."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", dir=file.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as opened:
-                opened.write(json.dumps(values, indent=4) + "\n")
-                opened.flush()
-                os.fsync(opened.fileno())
-            if over:
-                os.replace(name, file)
-                return True
-            return _linked(name, file)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(name)
-    except OSError as error:
-        raise UserErrorException(f"{file} cannot be written: {error.strerror}.") from error
-
-
-def _linked(name: str, file: Path) -> bool:
-    try:
-        os.link(name, file)
-    except FileExistsError:
-        return False
-    return True

@@ -113,7 +113,7 @@ class OldNames:
         if fullname in MODULES:
             return importlib.machinery.ModuleSpec(fullname, self, origin="trainkit", is_package=True)  # type: ignore[arg-type]
         parent, _, name = fullname.rpartition(".")
-        if not _is_ours(parent) or name.startswith("_") or name in MODULES[parent]:
+        if not _is_ours(parent) or name.startswith("__") or name in MODULES[parent]:
             return None
         raise ModuleNotFoundError(unknown(parent, name))  # without its `name`: else Python hides it, in `from x import`
 

@@ -42,7 +42,7 @@ _MODULES: Dict[str, str] = {
     "azureml.core.image": "ContainerImage Image",
     "azureml.core.keyvault": "Keyvault",
     "azureml.core.model": "Model InferenceConfig",
-    "azureml.core.run": "Run get_run",
+    "azureml.core.run": "Run get_run _OfflineRun",
     "azureml.core.runconfig": """RunConfiguration MpiConfiguration PyTorchConfiguration TensorflowConfiguration
         ParallelTaskConfiguration DockerConfiguration DataReferenceConfiguration EnvironmentDefinition
         CondaDependencies ContainerRegistry DEFAULT_CPU_IMAGE DEFAULT_GPU_IMAGE""",
@@ -124,6 +124,7 @@ _REMEDIES: Tuple[Tuple[str, str], ...] = (  # names that can be imported but not
     ),
     ("AutoMLConfig", "automated machine learning is not built: submit a script that searches, as with scikit-learn"),
     ("PyPiLibrary", "Databricks is not reached from here: Environment(name, pip_packages=[...]) names packages"),
+    ("_OfflineRun", "a script that is started by hand gets a whole run from Run.get_context()"),
     (
         "Keyvault",
         "there is no key vault here: Run.get_secret reads a secret from an environment variable or the machine's "
