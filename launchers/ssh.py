@@ -11,7 +11,7 @@ from typing import ClassVar
 from trainkit.errors import ComputeTargetException, LaunchError
 from trainkit.job import Job, Status
 
-from .remote import agents, lines, placing, staging
+from .remote import agents, lines, placing, rebuilding, staging
 from .remote.asking import Line
 from .remote.hosts import Host, parse_host, parse_hostfile, parse_hosts
 from .remote.watching import Watch
@@ -60,7 +60,7 @@ class Ssh:
 
     def start(self, job: Job) -> str:
         """Start the agents; the handle names their hosts and processes. Raises LaunchError, leaving nothing."""
-        hosts, line = self._hosts(), self._line(self.python or job.interpreter)
+        hosts, line = self._hosts(), self._line(self._python(job))
         placing.check(job, hosts)
         if not self.shared_disk:
             text = staging.start(line, job, hosts, self.directory).text()
@@ -87,7 +87,7 @@ class Ssh:
 
     def dry_run(self, job: Job) -> str:
         """The command lines of a job, and what `start` waits for. Nothing is contacted."""
-        hosts, line = self._hosts(), self._line(self.python or job.interpreter)
+        hosts, line = self._hosts(), self._line(self._python(job))
         placing.check(job, hosts)
         text = []
         for node, host in enumerate(hosts[: job.nodes]):
@@ -116,6 +116,11 @@ class Ssh:
             except (OSError, UnicodeDecodeError) as error:
                 raise ComputeTargetException(f"The hostfile {self.hostfile} cannot be read: {error}") from error
         return tuple(host if host.user else replace(host, user=self.user) for host in hosts)
+
+    def _python(self, job: Job) -> str:
+        """What runs requests and agents on the hosts: not the job's own where that has yet to be built there."""
+        recipe = None if self.shared_disk or job.container is not None else rebuilding.recipe_of(job.interpreter)
+        return self.python or (recipe.python if recipe is not None else job.interpreter)
 
     def _line(self, python: str) -> Line:
         words = lines.ssh_words(self.options, self.connect_timeout_seconds)

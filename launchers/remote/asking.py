@@ -11,7 +11,7 @@ from typing import Any
 
 from trainkit.boot import processes
 
-from . import far, farfiles, lines
+from . import far, farbuild, farfiles, lines
 from .calls import Answer, Call, run_all
 from .hosts import Host
 
@@ -20,15 +20,14 @@ _PROGRAM = """
 import sys, types
 def module(name, text):
     made = sys.modules[name] = types.ModuleType(name)
-    made.__package__ = name if name == "there" else name.rpartition(".")[0]
+    parent, _, own = name.rpartition(".")
+    made.__package__ = parent or name
     made.__path__ = []
+    if parent:
+        setattr(sys.modules[parent], own, made)
     exec(compile(text, name, "exec"), made.__dict__)
-    return made
-for name in ("trainkit", "trainkit.boot", "there"):
-    module(name, "")
-sys.modules["trainkit.boot"].processes = module("trainkit.boot.processes", {processes!r})
-sys.modules["there"].far = module("there.far", {far!r})
-module("there.files", {files!r})
+for name, text in {modules!r}:
+    module(name, text)
 sys.modules["there.far"].main()
 """
 
@@ -80,17 +79,21 @@ class Line:
 
 
 @functools.cache
-def _program(files: bool) -> bytes:
-    texts = {"processes": processes, "far": far, "files": farfiles if files else None}
-    sources = {name: inspect.getsource(module) if module else "" for name, module in texts.items()}
-    text = _PROGRAM.format(**sources).encode()
+def _program(last: str) -> bytes:
+    """What is sent to a host for acts of the module `last`: it, and all that it imports."""
+    modules = [("trainkit", ""), ("trainkit.boot", ""), ("trainkit.boot.processes", inspect.getsource(processes))]
+    modules.append(("there", ""))
+    for module in (far, farfiles, farbuild):
+        modules.append((f"there.{module.__name__.rpartition('.')[2]}", inspect.getsource(module)))
+        if module.__name__ == last:
+            break
+    text = _PROGRAM.format(modules=modules).encode()
     return b"%d\n%s" % (len(text), text)
 
 
 def encode(request: Mapping[str, Any]) -> bytes:
     """A request as it is sent on standard input."""
-    files = far.ACTS[request["act"]].__module__ == farfiles.__name__
-    return _program(files) + json.dumps(request).encode() + b"\n"
+    return _program(far.ACTS[request["act"]].__module__) + json.dumps(request).encode() + b"\n"
 
 
 def decode(output: str) -> dict[str, Any] | None:

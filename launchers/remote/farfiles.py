@@ -36,7 +36,7 @@ def put_run(request: Request, rest: BinaryIO) -> Request:
         raise far.Refused("%s does not say where to put files" % request["directory"])
     run = os.path.join(base, "runs", request["name"])
     if not os.path.exists(run):
-        partial = _partial(run)
+        partial = beside(run)
         unpack(rest, partial)
         _rewrite_job(partial, run, request)
         sent = {path: [status.st_size, status.st_mtime_ns] for path, status in _files(partial)}
@@ -78,7 +78,7 @@ def put_code(request: Request, rest: BinaryIO) -> Request:
     """Unpack code that this host did not have, for a run that it has."""
     folder = os.path.join(os.path.expanduser(request["directory"]), "code")
     cached = os.path.join(folder, request["code"])
-    partial = _partial(cached)
+    partial = beside(cached)
     unpack(rest, partial)
     _settle(partial, cached)
     _place_code(cached, request["run_dir"])
@@ -108,7 +108,7 @@ def _rewrite_job(partial: str, run: str, request: Request) -> None:
     far.write(path, json.dumps(job))
 
 
-def _partial(path: str) -> str:
+def beside(path: str) -> str:
     """A new hidden directory beside `path`."""
     parent, name = os.path.split(path)
     os.makedirs(parent, mode=0o700, exist_ok=True)
@@ -134,7 +134,7 @@ def _place_code(cached: str, run: str) -> None:
     code = os.path.join(run, "code")
     if os.path.exists(code):
         return
-    partial = _partial(code)
+    partial = beside(code)
     os.rmdir(partial)
     shutil.copytree(cached, partial, symlinks=True)
     for name in _OURS:

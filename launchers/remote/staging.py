@@ -5,24 +5,22 @@ Here it writes into the run directory, what ranks and agents wrote there; there 
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from trainkit.errors import LaunchError
 from trainkit.job import Job
 
-from . import agents, farfiles, images, packing, placing, pulling
-from .asking import Line, Reply, encode
+from . import agents, farfiles, images, packing, placing, pulling, rebuilding
+from .asking import Line, Reply
 from .calls import run_all
 from .hosts import Host
+from .sending import SEND_SECONDS, Archive, send
 
-_SLOW_BYTES = 1 << 20  # a second: a link slower than this needs a shared disk
-_SEND_SECONDS = 60.0
 _PULL_SECONDS = 3600.0
 _HEAD_SECONDS = 5.0  # for the head to say where it listens
 
@@ -35,19 +33,20 @@ def start(line: Line, job: Job, hosts: Sequence[Host], directory: str) -> agents
     places = placing.Places()
     away = job
     try:
-        with _archive(request, lambda file: packing.pack_run(job, file)) as path:
-            placing.place(hosts, job.nodes, lambda tried: _send(line, list(tried.values()), path), places)
+        with Archive(request, lambda file: packing.pack_run(job, file)) as path:
+            placing.place(hosts, job.nodes, lambda tried: send(line, list(tried.values()), path), places)
         if len(places.taken) < job.nodes:
             raise placing.refusal(places.failed, len(places.taken), job.nodes)
         away = _job_there(job, [places.taken[node] for node in range(job.nodes)])
         lacking = [reply.host for reply in places.taken.values() if not reply.values["has_code"]]
         request = {"act": "put_code", "directory": directory, "code": digest, "run_dir": away.run_dir}
         if lacking:
-            with _archive(request, lambda file: packing.pack_code(Path(job.run_dir, "code"), file)) as path:
-                _all_of(_send(line, lacking, path), job.nodes)
+            with Archive(request, lambda file: packing.pack_code(Path(job.run_dir, "code"), file)) as path:
+                _all_of(send(line, lacking, path), job.nodes)
         _all_of(_try_rsync(line, list(places.taken.values()), away), job.nodes)
         images.send(line, list(places.taken.values()), job)
         taken = {node: places.taken[node].host for node in range(job.nodes)}
+        rebuilding.build(line, list(taken.values()), job, directory)
         replies = _all_of(agents.start(line, away, taken), job.nodes)
     except BaseException:
         agents.end(line, away, places.tried)
@@ -68,7 +67,7 @@ def _try_rsync(line: Line, replies: Sequence[Reply], away: Job) -> list[Reply]:
     """The replies again, with an error where results could not be brought back."""
     hosts = [reply.host for reply in replies]
     calls = [pulling.trial(line.words, host, away.run_dir, tempfile.gettempdir(), farfiles.SENT) for host in hosts]
-    answers = run_all(calls, line.connect_timeout_seconds + _SEND_SECONDS)
+    answers = run_all(calls, line.connect_timeout_seconds + SEND_SECONDS)
     return [
         Reply(host, {}, a.problem or pulling.explain(a.status, a.output))
         for host, a in zip(hosts, answers, strict=True)
@@ -85,30 +84,6 @@ def _job_there(job: Job, replies: Sequence[Reply]) -> Job:
                 f"{reply.values['run_dir']}; ranks need one path. Name it: directory='/scratch/...'."
             )
     return replace(job, run_dir=run_dir, boot=f"{run_dir}/{packing.BOOT}" if job.boot else "", shared=False)
-
-
-class _archive:
-    """A temporary file with a request and its archive."""
-
-    def __init__(self, request: Mapping[str, Any], pack: Callable[[BinaryIO], None]) -> None:
-        handle, self.path = tempfile.mkstemp(prefix="trainkit-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(encode(request))
-                pack(file)
-        except BaseException:
-            os.unlink(self.path)
-            raise
-
-    def __enter__(self) -> str:
-        return self.path
-
-    def __exit__(self, *error: object) -> None:
-        os.unlink(self.path)
-
-
-def _send(line: Line, hosts: Sequence[Host], path: str) -> list[Reply]:
-    return line.send(hosts, path, _SEND_SECONDS + os.stat(path).st_size / _SLOW_BYTES)
 
 
 def _clean(line: Line, places: placing.Places) -> None:
