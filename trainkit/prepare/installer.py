@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from trainkit.errors import EnvironmentBuildError, MissingPackage
 POLL_SECONDS = 0.2
 ASK_SECONDS = 120.0
 CONDAS = ("micromamba", "mamba", "conda")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a program is given beside its words: variables (None: this process's own), standard input, descriptors."""
+
+    variables: Mapping[str, str] | None = None
+    stdin: int = subprocess.DEVNULL
+    descriptors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,20 +65,30 @@ class Installer:
         if self.cancelled():
             raise EnvironmentBuildError("Building the environment was cancelled.")
 
-    def run(self, argv: Sequence[str], cwd: Path) -> Result:
-        """Run to the end. Raises EnvironmentBuildError where it cannot be started, or is no longer wanted."""
+    def run(
+        self, argv: Sequence[str], cwd: Path, given: Surroundings = Surroundings(), stop_seconds: float = 0.0
+    ) -> Result:
+        """Run to the end. Raises EnvironmentBuildError where it cannot be started, or is no longer wanted.
+
+        A program that is no longer wanted is asked to end, and killed once `stop_seconds` have passed.
+        """
         start = os.fstat(self._log.fileno()).st_size
         locks = () if self.lock is None else (self.lock,)
         try:
             process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, cwd=cwd, pass_fds=locks
-            )
+                argv, stdin=given.stdin, stdout=self._log, stderr=self._log, cwd=cwd, env=given.variables,
+                pass_fds=(*locks, *given.descriptors),
+            )  # fmt: skip
         except OSError as e:
             raise EnvironmentBuildError(f"{argv[0]} cannot be run: {e}.") from e
         try:
             return Result(self._wait(process), self._since(start))
         finally:
             if process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    if stop_seconds:
+                        process.terminate()
+                        process.wait(stop_seconds)
                 process.kill()
                 process.wait()
 
