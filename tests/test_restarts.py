@@ -13,7 +13,7 @@ import pytest
 from trainkit import Experiment, RunConfiguration, ScriptRunConfig
 from trainkit.boot.rundir import RunDir, read_json
 from trainkit.errors import UserErrorException
-from trainkit.outcome import records_of, stages_of
+from trainkit.outcome import ends_of, records_of, stages_of
 from trainkit.testing import runs, wait_until
 from trainkit.testing.kills import driver_of, find, kill, processes_of
 
@@ -52,6 +52,15 @@ def test_what_fails_once_is_run_again(workspace: Any, tmp_path: Path, failure: s
     for number in (1, 2):
         attempt = RunDir(run.directory).attempt(number)
         assert attempt.rank_log(0).read_text().startswith(f"attempt {number}\n") and len(records_of(attempt)) == 1
+
+
+def test_nobody_waits_for_the_end_of_a_rank_whose_shim_was_killed(workspace: Any, tmp_path: Path) -> None:
+    run = _submit(workspace, tmp_path, SLEEPING, ranks=2, max_restarts=1)
+    wait_until(lambda: all((run.directory / f"seen-1-{rank}").exists() for rank in range(2)), 60, "both ranks")
+    kill(find("rank", run.directory, run.id))
+    assert _ended(run)["status"] == "Completed"
+    (end,) = ends_of(RunDir(run.directory).attempt(1))
+    assert sorted(command["status"] for command in end["commands"]) == [-signal.SIGKILL, 128 + signal.SIGTERM]
 
 
 def test_the_budget_is_kept_and_the_verdict_says_so(workspace: Any, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from trainkit.boot.rank import expand
 from trainkit.boot.rundir import read_json
-from trainkit.testing import make_job
+from trainkit.boot.shims import ALONE
+from trainkit.testing import make_job, wait_until
 
 ENVIRONMENT = {"RANK": "0", "WORLD_SIZE": "1"}
 
@@ -200,3 +201,21 @@ def test_a_crash_is_not_blamed_on_what_a_forked_child_raised(tmp_path: Path) -> 
 def test_unknown_names_stay_as_they_are() -> None:
     assert expand("$A-${B}$C$$", {"A": "1", "B": "2"}) == "1-2$C$$"
     assert json.loads(expand('{"a": "$A"}', {"A": "x"})) == {"a": "x"}
+
+
+def test_who_is_told_to_be_alone_waits_for_nobody(tmp_path: Path) -> None:
+    script = "import time; open('../begun', 'w').close(); time.sleep(600)"
+    job, attempt = make_job(tmp_path / "run", script, ranks_per_node=2, grace_seconds=600.0)
+    told = {"TRAINKIT_RUN_DIR": job.run_dir, "TRAINKIT_RUN_ID": job.run_id, "TRAINKIT_ATTEMPT": "1"}
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    shim = subprocess.Popen([sys.executable, "-m", "trainkit.boot.rank"], env={**os.environ, **place, **told})
+    try:
+        wait_until((tmp_path / "run" / "begun").exists, 30, "the script's beginning")
+        shim.send_signal(signal.SIGTERM)
+        wait_until(attempt.rank_record(0).exists, 30, "the record")
+        assert shim.poll() is None, "the others may yet save their state"
+        shim.send_signal(ALONE)
+        assert shim.wait(30) == 128 + signal.SIGTERM
+    finally:
+        shim.kill()
+        shim.wait()

@@ -29,7 +29,7 @@ from trainkit.boot.parts import parts_of
 from trainkit.boot.ranks import without_ranks
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
-from trainkit.boot.shims import end_earlier, ranks_below
+from trainkit.boot.shims import ALONE, end_earlier, ranks_below
 from trainkit.errors import TrainkitError
 from trainkit.job import Job, Node, is_rank
 
@@ -256,12 +256,12 @@ class Agent:
             self.grace = max(GRACE_SECONDS, self.job.grace_seconds + _MORE_SECONDS)
         if self.channel is not None:
             self.channel.send({"type": "stop", "reason": reason, "save": save})
-        ranks = ranks_below(os.getpid(), self.job.run_id) if self.grace > GRACE_SECONDS else []
+        ranks, saving = ranks_below(os.getpid(), self.job.run_id), self.grace > GRACE_SECONDS
         for pid in ranks:  # mpirun would kill them a second after it was asked to end
             with suppress(ProcessLookupError):  # it has just ended
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGTERM if saving else ALONE)
         for command in self.started:
-            if command.status is None and not ranks:
+            if command.status is None and not (saving and ranks):
                 command.process.send_signal(signal.SIGTERM)
 
     def _end_all(self) -> None:

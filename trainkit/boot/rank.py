@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional
 
 from trainkit.boot import processes, pulse, script
 from trainkit.boot.identity import rank_environment
@@ -22,12 +22,12 @@ from trainkit.boot.inside import seen_here
 from trainkit.boot.ranks import Rank, rank_from
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, read_json
+from trainkit.boot.scriptend import PLAIN_FAILURE, exit_code, finish, show
+from trainkit.boot.shims import ALONE
 from trainkit.errors import RunEnvironmentException
 from trainkit.job import Job
 
 _PATIENCE_SECONDS = 4.0  # a job with more grace saves its state at the end: to be asked again does not hurry it
-_EXIT_SECONDS = 30.0  # for what a script that failed has registered with atexit
-_PLAIN_FAILURE = 1
 
 
 class _Shim:
@@ -39,6 +39,7 @@ class _Shim:
         self.parent = os.getppid()
         self.child = 0
         self.asked: Optional[float] = None  # when this rank was asked to end
+        self.alone = False  # nobody saves a state together with this rank
         self.started = time.time()
         self.record = Reserved(attempt.rank_record(rank.rank))
         make_private(attempt.logs)
@@ -53,6 +54,7 @@ class _Shim:
         processes.become_subreaper()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
+        signal.signal(ALONE, self._on_alone)
         kills = processes.oom_kills()
         parent = os.getpid()
         self.child = os.fork()
@@ -79,6 +81,9 @@ class _Shim:
                 signal.signal(signal.SIGALRM, lambda *_: _signal(self.child, signal.SIGKILL))
                 signal.setitimer(signal.ITIMER_REAL, max(0.001, self.job.grace_seconds))
 
+    def _on_alone(self, number: int, frame: object) -> None:
+        self.alone = True
+
     def _wait(self) -> int:
         while True:
             pid, status = os.waitpid(-1, 0)  # an orphan of the script may end first
@@ -87,12 +92,13 @@ class _Shim:
 
     def _await_others(self) -> None:
         """Where all ranks were asked to end and may save their state: mpirun and torchrun end the others at once when
-        one ends badly, so none does before all have.
+        one ends badly, so none does before all have. After a failure there is nothing to save together, and of ranks
+        whose shims were killed nobody would ever hear: then the agent says ALONE.
         """
         if self.asked is None or self.job.grace_seconds <= _PATIENCE_SECONDS:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        while time.time() - self.asked < self.job.grace_seconds and os.getppid() == self.parent:
+        while not self.alone and time.time() - self.asked < self.job.grace_seconds and os.getppid() == self.parent:
             if all(self.attempt.rank_record(rank).exists() for rank in range(self.rank.world_size)):
                 return
             time.sleep(0.05)
@@ -106,7 +112,8 @@ class _Shim:
     def _script(self, parent: int) -> None:
         """The child: becomes the user's script; never returns."""
         os.setpgid(0, 0)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGTERM, ALONE):
+            signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         processes.die_with_parent(signal.SIGKILL, parent)
         sys.stdout.flush()
@@ -120,16 +127,16 @@ class _Shim:
             os.chdir(self.code)
             run(self.job, self.rank)
         except SystemExit as ended:
-            code, message = _exit_code(ended)
+            code, message = exit_code(ended)
             self._tell(me, {"exit_message": message})
         except BaseException as error:
-            code = _PLAIN_FAILURE
+            code = PLAIN_FAILURE
             described = script.describe(error, self.code)
             self._tell(me, described)
-            _print(described["traceback"])
+            show(described["traceback"])
         else:
             self._tell(me, {})
-        _finish(code)
+        finish(code)
 
     def _tell(self, script_pid: int, report: Mapping[str, Any]) -> None:
         """Leave a report for the waiting parent; a child that the script has forked has none of its own."""
@@ -201,57 +208,6 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     return re.sub(r"\$(\w+|\{\w+\})", lambda m: env.get(m.group(1).strip("{}"), m.group(0)), text)
 
 
-def _exit_code(ended: SystemExit) -> Tuple[int, Optional[str]]:
-    """The exit code that Python would give to `sys.exit`'s argument, and the argument's text where it is no number."""
-    try:
-        if ended.code is None:
-            return 0, None
-        if isinstance(ended.code, int):
-            return (ended.code & 0xFF if -(1 << 63) <= ended.code < 1 << 63 else 0xFF), None
-        message = str(ended.code)
-    except Exception:  # a value whose own methods fail
-        message = "(the argument of sys.exit could not be read)"
-    _print(message + "\n")
-    return _PLAIN_FAILURE, message[:1000]
-
-
-def _print(text: str) -> None:
-    """Onto standard error, or where the script has closed or replaced that, onto the rank's log; if there is room."""
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except Exception:
-        try:
-            os.write(2, text.encode("utf-8", "replace"))
-        except OSError:
-            pass
-
-
-def _finish(code: int) -> None:
-    """End the script's process: a success as Python ends, a failure without waiting for anybody.
-
-    An MPI library finalised at exit, or a thread that is no daemon, would wait for ranks that will never answer; what
-    the script registered with atexit gets a while for that.
-    """
-    import atexit
-    import threading
-
-    if code == 0:
-        sys.exit(0)
-    late = threading.Timer(_EXIT_SECONDS, os._exit, (code,))
-    late.daemon = True
-    try:
-        late.start()
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except Exception:  # closed, replaced, or on a full disk
-                pass
-    finally:
-        os._exit(code)
-
-
 def _memory_file(name: str) -> Any:
     return open(os.memfd_create(name), "w+b")
 
@@ -287,7 +243,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             {**record, "exit_code": 1, "failed": time.time()}
         )
         sys.stderr.write(error.message + "\n")
-        return _PLAIN_FAILURE
+        return PLAIN_FAILURE
     os.environ.update(rank_environment(job, rank, os.environ))
     return _Shim(job, attempt, rank).run()
 

@@ -11,6 +11,8 @@ from trainkit.boot import processes
 from trainkit.boot.processes import environment_of, parent_of, words_of
 from trainkit.job import Job, is_rank
 
+ALONE = signal.SIGRTMAX - 6  # tells a shim that its rank need not wait for the others' ends; nobody else uses it
+
 
 def shims_of(run_id: str) -> List[int]:
     """The waiting parents of all ranks of a run on this machine."""
