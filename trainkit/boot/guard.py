@@ -128,18 +128,19 @@ class Guard:
                 return
             if not self.container.archive:
                 raise LaunchError(
-                    "%s on this node has no image %s (%s). Pull it there, or name it with its registry."
-                    % (self.container.engine, self.container.name, self.container.image)
+                    "%s on %s has no image %s (%s). Pull it there, or name it with its registry."
+                    % (self.container.engine, os.uname().nodename, self.container.name, self.container.image)
                 )
             loaded = self._quietly(self.engine.load(self.container.archive), _LOAD_SECONDS)
         except OSError as error:
             raise LaunchError(
-                "The job runs in the image %s, but %s cannot be run on this node (%s). Install it there."
-                % (self.container.name, self.container.engine, error.strerror)
+                "The job runs in the image %s, but %s cannot be run on %s (%s). Install it there."
+                % (self.container.name, self.container.engine, os.uname().nodename, error.strerror)
             ) from error
         if loaded is not None and loaded.returncode:
             said = loaded.stderr.decode("utf-8", "replace").strip()
-            raise LaunchError("%s could not load %s: %s" % (self.container.engine, self.container.archive, said))
+            where = (self.container.engine, os.uname().nodename, self.container.archive, said)
+            raise LaunchError("%s on %s could not load %s: %s" % where)
 
     def _quietly(self, argv: List[str], seconds: float) -> Optional["subprocess.CompletedProcess[bytes]"]:
         """The end of a command; None for one that the engine has not, or that takes too long."""
