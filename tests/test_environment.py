@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from trainkit import CondaDependencies, Environment
+from trainkit import CondaDependencies, ContainerRegistry, DockerBuildContext, Environment
 from trainkit.environment import EnvironmentSpec, variables_checked
 from trainkit.errors import UnsupportedJob, UserErrorException
+from trainkit.imagespec import ImageSpec, RegistrySpec
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -146,3 +148,32 @@ def test_a_clone_is_independent() -> None:
     two = one.clone("two")
     two.python.conda_dependencies.add_pip_package("b")
     assert one.python.conda_dependencies.pip_packages == ["a"] and two.name == "two"
+
+
+def test_from_docker_image(tmp_path: Path) -> None:
+    (tmp_path / "r.txt").write_text("timm\n")
+    (tmp_path / "c.yml").write_text("dependencies:\n- ffmpeg=7\n")
+    registry = ContainerRegistry("r.example.org", "user", "env:PASSWORD")
+    spec = Environment.from_docker_image(
+        "e", "r.example.org/pets", registry, pip_requirements=tmp_path / "r.txt"
+    ).spec()
+    assert spec.pip_packages == ("timm",)
+    assert spec.image == ImageSpec(
+        base="r.example.org/pets", registry=RegistrySpec("r.example.org", "user", "env:PASSWORD")
+    )
+    spec = Environment.from_docker_image("e", "pets", conda_specification=tmp_path / "c.yml").spec()
+    assert spec.conda_packages == ("ffmpeg=7",) and spec.image == ImageSpec(base="pets")
+    with pytest.raises(UserErrorException, match="conda_specification and pip_requirements exclude each other"):
+        Environment.from_docker_image(
+            "e", "pets", conda_specification=tmp_path / "c.yml", pip_requirements=tmp_path / "r.txt"
+        )
+
+
+def test_from_dockerfile_and_build_context(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM python:3.11\n")
+    wanted = ImageSpec(dockerfile="FROM python:3.11\n")
+    assert Environment.from_dockerfile("e", tmp_path / "Dockerfile").spec().image == wanted
+    assert Environment.from_dockerfile("e", "FROM python:3.11\n").spec().image == wanted
+    context = DockerBuildContext.from_local_directory(None, tmp_path)
+    spec = Environment.from_docker_build_context("e", context).spec()
+    assert spec.image == dataclasses.replace(wanted, context=str(tmp_path))

@@ -16,9 +16,17 @@ from trainkit.docker import SHM_SIZE, DockerBuildContext, DockerConfiguration, D
 from trainkit.environmentspec import EnvironmentSpec
 from trainkit.errors import UnsupportedJob, UserErrorException
 from trainkit.imagespec import ImageSpec
-from trainkit.registries import ContainerRegistry
 
-__all__ = ["dockerfile_text", "for_cluster", "image_of", "with_engine"]
+__all__ = [
+    "arguments_of",
+    "dockerfile_text",
+    "engine_of",
+    "flag_of",
+    "for_cluster",
+    "image_of",
+    "size_of",
+    "with_engine",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9/._][A-Za-z0-9._:/@+\-]*")
 _FROM = re.compile(r"^[ \t]*FROM[ \t]+\S", re.IGNORECASE | re.MULTILINE)
@@ -51,20 +59,16 @@ def image_of(
             '"default_image" in config.json; without a container a job runs in the target\'s own Python.'
         )
     base, dockerfile, context = _source(name, value) if name else (_image_name(default_image, "default_image"), "", "")
-    if not isinstance(section.base_image_registry, ContainerRegistry):
-        raise UserErrorException(
-            "docker.base_image_registry is a ContainerRegistry: set its address, username and password, not the whole "
-            f"to {section.base_image_registry!r}."
-        )
     return ImageSpec(
-        engine=_engine(run.engine if run.engine is not None else section.engine),
+        engine=engine_of(run.engine if run.engine is not None else section.engine),
         base=base,
         dockerfile=dockerfile,
         context=context,
-        registry=section.base_image_registry.spec(),
-        arguments=_arguments(run.arguments or section.arguments),
-        shm_size=_size(run.shm_size if run.shm_size is not None else section.shm_size),
-        shared_volumes=_flag("shared_volumes", run.shared_volumes) and _flag("shared_volumes", section.shared_volumes),
+        registry=section.registry().spec(),
+        arguments=arguments_of(run.arguments or section.arguments),
+        shm_size=size_of(run.shm_size if run.shm_size is not None else section.shm_size),
+        shared_volumes=flag_of("shared_volumes", run.shared_volumes)
+        and flag_of("shared_volumes", section.shared_volumes),
     )
 
 
@@ -114,7 +118,7 @@ def _use(section: DockerSection, run: DockerConfiguration) -> tuple[str, bool | 
     """What was said of using containers, and as which setting; None where nothing was."""
     for words, value in (("use_docker", run.use_docker), ("docker.enabled", section.enabled)):
         if value is not None:
-            return f"{words}={value}", _flag(words, value)
+            return f"{words}={value}", flag_of(words, value)
     return "", None
 
 
@@ -183,7 +187,8 @@ def _checked(text: str, what: str) -> str:
     return text
 
 
-def _arguments(values: object) -> tuple[str, ...]:
+def arguments_of(values: object) -> tuple[str, ...]:
+    """Words for the engine's `run`."""
     if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
         raise UserErrorException(
             f"docker.arguments is a list of texts, such as ['--cap-add=SYS_PTRACE'], not {values!r}."
@@ -194,7 +199,7 @@ def _arguments(values: object) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _size(value: object) -> str:
+def size_of(value: object) -> str:
     """A size as engines take it: whole numbers with b, k, m or g."""
     found = _SHM_SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
@@ -202,13 +207,15 @@ def _size(value: object) -> str:
     return found[1] + found[2].lower()
 
 
-def _flag(what: str, value: object) -> bool:
+def flag_of(what: str, value: object) -> bool:
+    """True or False."""
     if not isinstance(value, bool):
         raise UserErrorException(f"{what} is True or False, not {value!r}.")
     return value
 
 
-def _engine(value: object) -> str:
+def engine_of(value: object) -> str:
+    """An engine's name, "" for none; whether it is known is found out when it is chosen."""
     if value is not None and (not isinstance(value, str) or not value):
         raise UserErrorException(f"docker.engine is the name of a container engine, such as 'podman', not {value!r}.")
     return value or ""

@@ -157,6 +157,15 @@ class DockerSection:
         """Whether a job in this environment is to run in a container, as far as the environment says."""
         return bool(self.enabled) or bool(self.source()[0])
 
+    def registry(self) -> ContainerRegistry:
+        """The registry; raises UserErrorException where something else was put in its place."""
+        if isinstance(self.base_image_registry, ContainerRegistry):
+            return self.base_image_registry
+        raise UserErrorException(
+            "docker.base_image_registry is a ContainerRegistry: set its address, username and password, not the whole "
+            f"to {self.base_image_registry!r}."
+        )
+
     def _take(self, name: str, value: Any) -> None:
         """Set one way to name the image; another that was set before gives way."""
         before, _ = self.source()

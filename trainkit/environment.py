@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainkit.condafile import CondaDependencies
 from trainkit.containers import image_of
@@ -21,6 +22,10 @@ from trainkit.errors import UserErrorException
 from trainkit.imagespec import ImageSpec
 from trainkit.pythonsection import PythonSection, interpreter_here, interpreter_in_image, pip_lines, version_here
 from trainkit.requirements import read_file
+
+if TYPE_CHECKING:
+    from trainkit.environments.build import ImageBuildDetails
+    from trainkit.workspace import Workspace
 
 __all__ = [
     "CondaDependencies",
@@ -89,6 +94,112 @@ class Environment:
         environment.python.conda_dependencies = CondaDependencies(file_path)
         return environment
 
+    @staticmethod
+    def from_docker_image(
+        name: str,
+        image: str,
+        container_registry: ContainerRegistry | None = None,
+        conda_specification: Text | None = None,
+        pip_requirements: Text | None = None,
+    ) -> Environment:
+        """An environment of an image, with the packages of one of the files, read now. Raises UserErrorException."""
+        environment = _with_packages(name, conda_specification, pip_requirements)
+        environment.docker.base_image = image
+        if container_registry is not None:
+            environment.docker.base_image_registry = container_registry
+        return environment
+
+    @staticmethod
+    def from_dockerfile(
+        name: str,
+        dockerfile: Text,
+        conda_specification: Text | None = None,
+        pip_requirements: Text | None = None,
+    ) -> Environment:
+        """An environment of the image that a Dockerfile makes: its text, or its path, read at submit."""
+        environment = _with_packages(name, conda_specification, pip_requirements)
+        environment.docker.base_dockerfile = dockerfile
+        return environment
+
+    @staticmethod
+    def from_docker_build_context(name: str, docker_build_context: DockerBuildContext) -> Environment:
+        """An environment of the image that a folder with a Dockerfile makes."""
+        environment = Environment(name)
+        environment.docker.build_context = docker_build_context
+        return environment
+
+    @staticmethod
+    def from_existing_conda_environment(name: str, conda_environment_name: str) -> Environment:
+        """An environment that stands on one of conda's, as it is when a job runs. Raises UserErrorException."""
+        from trainkit.environments.conda import python_of
+
+        environment = Environment(name)
+        environment.python.interpreter_path = python_of(conda_environment_name)
+        return environment
+
+    @staticmethod
+    def get(workspace: Workspace, name: str, version: str | int | None = None, label: str | None = None) -> Environment:
+        """A registered environment: the version of this number or label, else the latest. Raises UserErrorException."""
+        from trainkit.environments.store import EnvironmentStore
+
+        return EnvironmentStore(workspace.root).get(name, version, label)
+
+    @staticmethod
+    def list(workspace: Workspace) -> dict[str, Environment]:
+        """The latest version of every registered environment, by name."""
+        from trainkit.environments.store import EnvironmentStore
+
+        store = EnvironmentStore(workspace.root)
+        return {name: store.get(name) for name in store.names()}
+
+    @staticmethod
+    def label(workspace: Workspace, name: str, version: str | int, labels: Sequence[str]) -> None:
+        """Put labels on a registered version, by which `get` finds it; each is on one version at a time."""
+        from trainkit.environments.store import EnvironmentStore
+
+        EnvironmentStore(workspace.root).label(name, version, labels)
+
+    @staticmethod
+    def load_from_directory(path: Text) -> Environment:
+        """The environment that `save_to_directory`, or the Azure ML SDK, wrote. Raises UserErrorException."""
+        from trainkit.environments.folder import load
+
+        return load(path)
+
+    def save_to_directory(self, path: Text, overwrite: bool = False) -> None:
+        """Write the environment as files that people edit. A registry's password by value is left out."""
+        from trainkit.environments.folder import save
+
+        save(self, path, overwrite)
+
+    def register(self, workspace: Workspace) -> Environment:
+        """The environment as a registered version: a new one, or the latest where nothing has changed since.
+
+        A Dockerfile or conda file that it names is read now; a build context stays where it is; a registry's password
+        by value is left out. Raises UserErrorException.
+        """
+        from trainkit.environments.store import EnvironmentStore
+
+        workspace.prepare_root()
+        return EnvironmentStore(workspace.root).register(self)
+
+    def build(self, workspace: Workspace, image_build_compute: object = None) -> ImageBuildDetails:
+        """Begin to build what a job on this machine would use, in this process; `wait_for_completion` of it waits.
+
+        `image_build_compute` has no effect. Raises what submitting such a job would raise.
+        """
+        from trainkit.environments.build import build
+
+        return build(workspace, self, None)
+
+    def build_local(
+        self, workspace: Workspace, platform: object = None, useDocker: bool | None = None
+    ) -> ImageBuildDetails:
+        """As `build`; `useDocker` asks for an image, or for none. `platform` has no effect."""
+        from trainkit.environments.build import build
+
+        return build(workspace, self, DockerConfiguration(use_docker=useDocker))
+
     def clone(self, new_name: str) -> Environment:
         """An independent copy under another name, of no registered version."""
         other = copy.deepcopy(self)
@@ -142,6 +253,18 @@ class Environment:
                 "inherit=False has no meaning in an image: its packages are those that the image brings. Leave it out."
             )
         return interpreter_in_image(self.python.interpreter_path), version or ""
+
+
+def _with_packages(name: str, conda_specification: Text | None, pip_requirements: Text | None) -> Environment:
+    """An environment with the packages of one file at most."""
+    if conda_specification is not None and pip_requirements is not None:
+        raise UserErrorException(
+            "conda_specification and pip_requirements exclude each other: write the latter's lines into the former, "
+            "under '- pip:'."
+        )
+    if conda_specification is not None:
+        return Environment.from_conda_specification(name, conda_specification)
+    return Environment(name) if pip_requirements is None else Environment.from_pip_requirements(name, pip_requirements)
 
 
 def _checked_name(name: object) -> str:

@@ -160,9 +160,14 @@ def _environment(workspace: Workspace, config: ScriptRunConfig, target: Target) 
     spec = run.environment.spec(run.docker, workspace.config.default_image)
     variables = {**spec.environment_variables, **variables_checked(run.environment_variables)}
     spec = dataclasses.replace(spec, environment_variables=variables)
+    if spec.image is not None and getattr(launcher(target.launcher), "runs_images", False):
+        return containers.for_cluster(spec, target.name)
+    return buildable(workspace, spec)
+
+
+def buildable(workspace: Workspace, spec: EnvironmentSpec) -> EnvironmentSpec:
+    """The environment with the engine of its image; raises UnsupportedJob or MissingPackage where none can build it."""
     if spec.image is not None:
-        if getattr(launcher(target.launcher), "runs_images", False):
-            return containers.for_cluster(spec, target.name)
         return containers.with_engine(spec, workspace.config.container_engine)
     refuse_without_conda(spec.conda_packages)
     if not spec.is_plain:

@@ -31,6 +31,7 @@ from trainkit.errors import UserErrorException, WorkspaceException
 
 if TYPE_CHECKING:
     from trainkit.compute import ComputeTarget
+    from trainkit.environment import Environment
     from trainkit.experiment import Experiment
     from trainkit.model import Model
     from trainkit.run import Run
@@ -229,9 +230,11 @@ class Workspace:
         return {experiment.name: experiment for experiment in Experiment.list(self)}
 
     @property
-    def environments(self) -> dict[str, Any]:
-        """Registered environments, by name: there is no registry of them yet, so none."""
-        return {}
+    def environments(self) -> dict[str, Environment]:
+        """The latest version of every registered environment, by name."""
+        from trainkit.environment import Environment
+
+        return Environment.list(self)
 
     @property
     def models(self) -> dict[str, Model]:
