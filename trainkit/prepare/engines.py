@@ -29,8 +29,8 @@ class ImageEngine(Engine, Protocol):
         """Print the engine's version; fails where the engine does not answer."""
         ...
 
-    def pull(self, image: str) -> list[str]:
-        """Ask the image's registry for it, and fetch what is not here."""
+    def pull(self, image: str, access: Sequence[str] = (), quiet: bool = False) -> list[str]:
+        """Ask the image's registry for it, and fetch what is not here; `access` are words that say as whom."""
         ...
 
     def tag(self, image: str, name: str) -> list[str]:

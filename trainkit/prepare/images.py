@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from trainkit.environment import EnvironmentSpec
 from trainkit.imagespec import ImageSpec
 from trainkit.job import Container
-from trainkit.prepare.engines import ImageEngine, ask, image_engine
+from trainkit.prepare.engines import ImageEngine, image_engine
 from trainkit.prepare.entries import Record, ready_or_built
 from trainkit.prepare.imagepython import python_in
 from trainkit.prepare.installer import Installer
-from trainkit.prepare.resolving import Image, resolve
+from trainkit.prepare.resolving import Image, Source, resolve
 
 if TYPE_CHECKING:
     from trainkit.prepare import Prepared
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["prepare_image"]
 
 FORMAT = 1  # of entries; a change makes all be built anew
-PULL_SECONDS = 6 * 3600.0
 
 
 def prepare_image(
@@ -52,7 +51,7 @@ def prepare_image(
     assert image is not None
     engine = image_engine(image.engine)
     with Installer(log, cancelled) as installer:
-        base = resolve(image.base, engine, image.registry, lambda name: ask(engine.pull(name.full), PULL_SECONDS))
+        base = resolve(image.base, Source(engine, image.engine, image.registry, password, installer))
         at = f" ({base.digest})" if base.digest else ""
         installer.say(f"image {image.base} is {base.short}{at}: it {base.words}")
         entry, record, made = _plain(spec, image, base, engine, envs, installer)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from trainkit.errors import EnvironmentBuildError
 from trainkit.imagespec import RegistrySpec
-from trainkit.prepare.engines import Answer, ImageEngine, ask
+from trainkit.prepare.credentials import access, login_for
+from trainkit.prepare.engines import ImageEngine, ask
 from trainkit.prepare.imagenames import LOCAL_DOMAIN, ImageName, parse
+from trainkit.prepare.installer import Installer, Result
 
 ASK_SECONDS = 60.0
 
@@ -32,6 +35,7 @@ _ACCESS = re.compile(
 _UNKNOWN = re.compile(
     r"manifest unknown|not found|does not exist|name unknown|no such image|image not known|\b404\b", re.IGNORECASE
 )
+_PREFIX = re.compile(r"^(?:Error response from daemon: |Error: |initializing source docker://\S+: )+")
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,27 @@ class Image:
         return self.id.removeprefix("sha256:")[:12]
 
 
-class Fetch(Protocol):
-    """Runs an engine's `pull`, with the registry's password where it needs one."""
+@dataclass(frozen=True)
+class Source:
+    """Where images come from, for one build: the engine, the registry that was named, and who to be there."""
 
-    def __call__(self, name: ImageName) -> Answer: ...
+    engine: ImageEngine
+    kind: str  # of engine: "docker", "podman"
+    registry: RegistrySpec | None
+    password: str = field(repr=False)
+    installer: Installer = field(repr=False)
+
+    def fetch(self, name: ImageName, quiet: bool) -> Result:
+        """Have the engine ask the image's registry. Raises EnvironmentBuildError where there is no password to give."""
+        ours = self.registry is not None and self.registry.address.partition("/")[0] == name.domain
+        login = login_for(self.registry, self.password) if ours else None
+        with access(self.kind, name, login) as way:
+            return self.installer.run(self.engine.pull(name.full, way.words, quiet), Path("/"), way.given)
 
 
-def resolve(name: str, engine: ImageEngine, registry: RegistrySpec | None, fetch: Fetch) -> Image:
+def resolve(name: str, source: Source) -> Image:
     """The image that `name` means now, fetched where it is not here. Raises EnvironmentBuildError with a verdict."""
+    engine, registry = source.engine, source.registry
     wanted = parse(name, registry.address if registry else "")
     here = facts(engine, wanted.full)
     if here is None and not wanted.is_fixed and not registry and engine.program == "podman":
@@ -70,20 +87,16 @@ def resolve(name: str, engine: ImageEngine, registry: RegistrySpec | None, fetch
             f"There is no image {name} on this machine, and its name says that it is in no registry. Check it with "
             f"'{engine.program} image ls'."
         )
-    return _asked(name, wanted, here, engine, registry, fetch)
+    return _asked(name, wanted, here, source)
 
 
-def _asked(
-    name: str,
-    wanted: ImageName,
-    here: dict[str, Any] | None,
-    engine: ImageEngine,
-    registry: RegistrySpec | None,
-    fetch: Fetch,
-) -> Image:
+def _asked(name: str, wanted: ImageName, here: dict[str, Any] | None, source: Source) -> Image:
     """The image after its registry was asked; the local one where the registry cannot be reached."""
-    answer = fetch(wanted)
+    engine, registry = source.engine, source.registry
+    answer = source.fetch(wanted, quiet=here is not None)
     if answer.code == 0:
+        if here is not None and here["Id"] in answer.output.split():  # podman says which it is
+            return _image(name, wanted, here, "is unchanged in its registry")
         there = facts(engine, wanted.full)
         if there is None:
             raise EnvironmentBuildError(f"{engine.program} fetched {name}, but has it no longer: submit again.")
@@ -92,13 +105,11 @@ def _asked(
         if here["Id"] == there["Id"]:
             return _image(name, wanted, there, "is unchanged in its registry")
         return _image(name, wanted, there, f"has moved in its registry, from {_short(here)}; the new one was fetched")
-    said = answer.error + answer.output
+    said = answer.output
     refused = _ACCESS.search(said) and registry is not None and registry.username and not _unreachable(said)
     if here is not None and not refused:
         why = "cannot be reached" if _unreachable(said) else "did not give it"
-        return _image(
-            name, wanted, here, f"is as it was fetched before: {wanted.domain} {why} now ({answer.words.rstrip('.')})"
-        )
+        return _image(name, wanted, here, f"is as it was fetched before: {wanted.domain} {why} now ({_last(said)})")
     raise EnvironmentBuildError(verdict(name, wanted, registry, said), said)
 
 
@@ -119,10 +130,9 @@ def facts(engine: ImageEngine, name: str) -> dict[str, Any] | None:
 def verdict(name: str, wanted: ImageName, registry: RegistrySpec | None, said: str) -> str:
     """Why an image could not be had, in one sentence, and what to do."""
     if _unreachable(said):
-        last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "").rstrip(".")
         return (
-            f"The registry {wanted.domain} of the image {name} cannot be reached ({last}), and the image is not here. "
-            "Check the address and the network, and submit again."
+            f"The registry {wanted.domain} of the image {name} cannot be reached ({_last(said)}), and the image is not "
+            "here. Check the address and the network, and submit again."
         )
     theirs = registry is not None and bool(registry.username) and registry.address.split("/")[0] == wanted.domain
     if _ACCESS.search(said) and theirs:
@@ -138,8 +148,13 @@ def verdict(name: str, wanted: ImageName, registry: RegistrySpec | None, said: s
         )
     if _UNKNOWN.search(said):
         return f"The registry {wanted.domain} has no image {name}: check the name and its tag."
-    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "nothing was said")
-    return f"The image {name} could not be fetched from {wanted.domain}: {last}"
+    return f"The image {name} could not be fetched from {wanted.domain}: {_last(said)}."
+
+
+def _last(said: str) -> str:
+    """The last line that says something, without what begins each of an engine's errors."""
+    line = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "nothing was said")
+    return _PREFIX.sub("", line).rstrip(".")
 
 
 def _unreachable(said: str) -> bool:
