@@ -16,14 +16,13 @@ from trainkit.boot.newrun import check_experiment_name
 from trainkit.boot.plugins import SPREADS, found, launcher
 from trainkit.boot.settings import RESUME_FROM
 from trainkit.distributed import MpiConfiguration, PyTorchConfiguration, World, world_of
+from trainkit.environments.build import buildable
 from trainkit.environmentspec import EnvironmentSpec, variables_checked
 from trainkit.errors import UnsupportedJob, UserErrorException
 from trainkit.gpus import Devices, choose
 from trainkit.job import Job
 from trainkit.lineage import record_of, resume_path
 from trainkit.prepare import digest
-from trainkit.prepare.conda import refuse_without_conda
-from trainkit.prepare.installer import uv
 from trainkit.runconfig import ScriptRunConfig
 from trainkit.sources import source_dir
 
@@ -163,16 +162,6 @@ def _environment(workspace: Workspace, config: ScriptRunConfig, target: Target) 
     if spec.image is not None and getattr(launcher(target.launcher), "runs_images", False):
         return containers.for_cluster(spec, target.name)
     return buildable(workspace, spec)
-
-
-def buildable(workspace: Workspace, spec: EnvironmentSpec) -> EnvironmentSpec:
-    """The environment with the engine of its image; raises UnsupportedJob or MissingPackage where none can build it."""
-    if spec.image is not None:
-        return containers.with_engine(spec, workspace.config.container_engine)
-    refuse_without_conda(spec.conda_packages)
-    if not spec.is_plain:
-        uv()
-    return spec
 
 
 def _entry(source: Path, config: ScriptRunConfig, environment: EnvironmentSpec) -> str:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainkit.containers import with_engine
 from trainkit.environment import Environment
 from trainkit.environmentspec import EnvironmentSpec
 
@@ -89,9 +90,20 @@ class ImageBuildDetails:
             shutil.rmtree(self._log.parent, ignore_errors=True)
 
 
+def buildable(workspace: Workspace, spec: EnvironmentSpec) -> EnvironmentSpec:
+    """The environment with the engine of its image; raises UnsupportedJob or MissingPackage where none can build it."""
+    if spec.image is not None:
+        return with_engine(spec, workspace.config.container_engine)
+    if not spec.is_plain:
+        from trainkit.prepare.conda import refuse_without_conda
+        from trainkit.prepare.installer import uv
+
+        refuse_without_conda(spec.conda_packages)
+        uv()
+    return spec
+
+
 def build(workspace: Workspace, environment: Environment, run: DockerConfiguration | None) -> ImageBuildDetails:
     """Begin to build what a job on this machine would use. Raises what submitting such a job would raise."""
-    from trainkit.plan import buildable
-
     spec = buildable(workspace, environment.spec(run, workspace.config.default_image))
     return ImageBuildDetails(spec, workspace.prepare_root() / "envs", environment.password() if spec.image else "")
