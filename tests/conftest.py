@@ -18,6 +18,7 @@ import pytest
 from hypothesis import settings
 
 from tests.engines.containers import container_engines, docker, no_engine, podman  # noqa: F401 - fixtures
+from tests.engines.rootless import rootless  # noqa: F401
 from trainkit.boot.ranks import without_ranks
 
 MARKER = "TESTS_OF_TRAINKIT"  # no TRAINKIT_ prefix: jobs are started without any variable of an outer job

@@ -11,6 +11,7 @@ library is used.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -42,7 +43,7 @@ default_ulimits = ["nofile=1024:{files}", "nproc=4096:4096"]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
-tmp_dir = "{folder}/tmp"
+tmp_dir = "{run}/libpod"
 [network]
 network_config_dir = "{folder}/networks"
 """
@@ -50,7 +51,7 @@ _STORAGE = """
 [storage]
 driver = "overlay"
 graphroot = "{folder}/root"
-runroot = "{folder}/run"
+runroot = "{run}/containers"
 """
 _REGISTRIES = """
 unqualified-search-registries = ["docker.io"]
@@ -85,16 +86,19 @@ def listens(address: str) -> bool:
         return False
 
 
-def podman_settings(folder: Path, mirror: str) -> dict[str, str]:
-    """Write podman's settings into a folder, which will also hold its images; the variables that name them."""
+def podman_settings(folder: Path, run: Path, mirror: str) -> dict[str, str]:
+    """Write podman's settings into a folder, which will also hold its images; the variables that name them.
+
+    `run` is for what lives no longer than the machine is on; podman takes no path longer than 50 characters for it.
+    """
     import resource
 
-    for name in ("root", "run", "tmp", "networks"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    for place in (folder / "root", folder / "networks", run):
+        place.mkdir(parents=True, exist_ok=True)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     texts = {
-        "containers.conf": _CONTAINERS.format(folder=folder, files=files),
-        "storage.conf": _STORAGE.format(folder=folder),
+        "containers.conf": _CONTAINERS.format(folder=folder, run=run, files=files),
+        "storage.conf": _STORAGE.format(folder=folder, run=run),
         "registries.conf": _REGISTRIES.format(mirror=mirror),
     }
     for name, text in texts.items():
@@ -157,7 +161,7 @@ def _clear(program: str, variables: dict[str, str]) -> None:
 
 def _sweep_cgroups() -> None:
     """Remove the empty control groups that the engines leave."""
-    for name in ("docker", "libpod_parent"):
+    for name in ("trainkit-tests", "libpod_parent"):
         for folder in Path("/sys/fs/cgroup").glob(f"*/{name}"):
             for path, _, _ in os.walk(folder, topdown=False):
                 try:
@@ -169,19 +173,18 @@ def _sweep_cgroups() -> None:
 def serve(folder: Path, images: Path) -> None:
     """Start all, say where it is, wait until nobody wants it any more, and end all."""
     users = os.open(folder / "users", os.O_RDWR | os.O_CREAT)
-    for name in ("docker/exec", "podman/run", "podman/tmp"):  # of a session that was killed
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("docker/root", "docker/exec"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    mirror, host = f"127.0.0.1:{free_port(PORT)}", f"unix://{folder}/docker/socket"
+    run = Path("/run", f"trainkit-{hashlib.sha256(bytes(folder)).hexdigest()[:8]}")  # short, and always the same
+    shutil.rmtree(run, ignore_errors=True)  # of a session that was killed
+    run.mkdir()
+    (folder / "docker").mkdir(exist_ok=True)
+    mirror, host = f"127.0.0.1:{free_port(PORT)}", f"unix://{run}/docker.sock"
     (folder / "mirror.yml").write_text(_REGISTRY.format(storage=images / "registry", address=mirror))
-    podman, docker = podman_settings(folder / "podman", mirror), {"DOCKER_HOST": host}
-    (folder / "docker" / "pid").unlink(missing_ok=True)
+    podman, docker = podman_settings(folder / "podman", run / "podman", mirror), {"DOCKER_HOST": host}
     # What it mounts for containers is nobody else's, and goes with it.
     dockerd = ["unshare", "--mount", "--propagation", "slave", "dockerd"]
-    dockerd += ["--data-root", str(folder / "docker/root"), "--exec-root", str(folder / "docker/exec")]
-    dockerd += ["--host", host, "--pidfile", str(folder / "docker/pid"), "--registry-mirror", f"http://{mirror}"]
-    dockerd += ["--iptables=false", "--ip6tables=false", "--bridge=none"]
+    dockerd += ["--data-root", str(folder / "docker"), "--exec-root", str(run / "docker"), "--host", host]
+    dockerd += ["--pidfile", str(run / "docker.pid"), "--registry-mirror", f"http://{mirror}"]
+    dockerd += ["--iptables=false", "--ip6tables=false", "--bridge=none", "--cgroup-parent=/trainkit-tests"]
     logs = [folder / "mirror.log", folder / "docker.log"]
     services = [
         _started(["docker-registry", "serve", str(folder / "mirror.yml")], logs[0]),
@@ -200,6 +203,7 @@ def serve(folder: Path, images: Path) -> None:
         for service in reversed(services):
             _ended(service)
         subprocess.run(["umount", str(folder / "podman/root/overlay")], capture_output=True)
+        shutil.rmtree(run, ignore_errors=True)
         _sweep_cgroups()
 
 
