@@ -48,8 +48,8 @@ def test_without_a_wish_there_is_no_container() -> None:
         ),
         (
             {"base_image": "a", "arguments": ["--init"], "shm_size": "512m", "engine": "podman"},
-            {"arguments": ["-v", "/a:/b"], "shm_size": "8G", "engine": "docker", "shared_volumes": False},
-            ImageSpec("docker", "a", arguments=("-v", "/a:/b"), shm_size="8g", shared_volumes=False),
+            {"arguments": ["-v", "/a:/b"], "shm_size": "8G", "engine": "docker"},
+            ImageSpec("docker", "a", arguments=("-v", "/a:/b"), shm_size="8g"),
         ),
     ],
 )
@@ -74,6 +74,7 @@ def test_which_image_runs_and_how(values: dict[str, Any], run: dict[str, Any], w
         ({"base_image": ""}, {}, "name of an image"),
         ({"base_image": "--privileged"}, {}, "name of an image"),
         ({"base_image": "a b"}, {}, "name of an image"),
+        ({"base_image": "registry.example.org/Pets"}, {}, "its path in small letters"),
         ({"base_image": 3}, {}, "name of an image"),
         ({"build_context": "folder"}, {}, "DockerBuildContext.from_local_directory"),
         ({"base_image": "a", "arguments": "-v /a:/b"}, {}, "list of texts"),
@@ -87,6 +88,13 @@ def test_which_image_runs_and_how(values: dict[str, Any], run: dict[str, Any], w
 def test_what_cannot_be_is_refused(values: dict[str, Any], run: dict[str, Any], words: str) -> None:
     with pytest.raises(UserErrorException, match=words):
         image_of(section(**values), DockerConfiguration(**run))
+
+
+def test_what_has_no_effect_says_so() -> None:
+    with pytest.warns(DeprecationWarning, match="gpu_support has no effect"):
+        made = section(base_image="a", gpu_support=True, shared_volumes=False)
+    with pytest.warns(DeprecationWarning, match="shared_volumes=False has no effect"):
+        image_of(made)
 
 
 def test_a_path_is_read_at_submit_from_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainkit.deprecation import warn_deprecated
 from trainkit.docker import SHM_SIZE, DockerBuildContext, DockerConfiguration, DockerSection
 from trainkit.environmentspec import EnvironmentSpec
 from trainkit.errors import UnsupportedJob, UserErrorException
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9/._][A-Za-z0-9._:/@+\-]*")
+_FILE_OR_ADDRESS = re.compile(r"[./]|[a-z\-]+://")
 _FROM = re.compile(r"^[ \t]*FROM[ \t]+\S", re.IGNORECASE | re.MULTILINE)
 _SHM_SIZE = re.compile(r"([1-9][0-9]*)([bkmg]?)(?:i?b)?", re.IGNORECASE)
 
@@ -131,6 +133,13 @@ def _refuse_arguments(section: DockerSection, run: DockerConfiguration) -> None:
         )
 
 
+def _shared(section: DockerSection, run: DockerConfiguration) -> bool:
+    values = [flag_of("shared_volumes", one.shared_volumes) for one in (section, run)]
+    if not all(values):
+        warn_deprecated("docker.shared_volumes=False has no effect: a container always sees the run's directory.")
+    return all(values)
+
+
 def _source(name: str, value: object) -> tuple[str, str, str]:
     """The image's name, the Dockerfile's text, the folder of the build context."""
     if name == "base_image":
@@ -150,6 +159,10 @@ def _image_name(value: object, what: str) -> str:
             f"{what} is the name of an image, such as 'python:3.11' or 'registry.example.org:5000/team/image:tag', "
             f"not {value!r}."
         )
+    if not _FILE_OR_ADDRESS.match(value):  # as apptainer alone takes them
+        from trainkit.prepare.imagenames import parse
+
+        parse(value)
     return value
 
 

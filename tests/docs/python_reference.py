@@ -43,6 +43,9 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
     "Fastai": ("estimator", {}),
     "Environment": ("environment", {}),
     "CondaDependencies": ("dependencies", {}),
+    "ContainerRegistry": ("registry", {}),
+    "DockerBuildContext": ("context", {}),
+    "DockerConfiguration": ("docker", {}),
     "ComputeTarget": ("target", {}),
     "AmlCompute": ("target", {}),
     "AttachedCompute": ("target", {}),
@@ -63,7 +66,8 @@ ATTRIBUTES = {  # set in constructors, so that no docstring of their own tells t
     "ScriptRunConfig": ("source_directory, script, arguments, command, run_config, distributed_job_config, use_gpu",
                         "as given; they may be changed until the job is submitted"),
     "Estimator": ("run_config", "the RunConfiguration that was made of the arguments"),
-    "Environment": ("name, python, docker, environment_variables, inherit", "may be changed until a job is submitted"),
+    "Environment": ("name, python, docker, environment_variables, inherit, version",
+                    "may be changed until a job is submitted; `version` is a registered one's, as text"),
     "AmlCompute": ("name, workspace", "as given"),
     "AttachedCompute": ("name, workspace, launcher_name, options", "as attached; options are the launcher's fields"),
     "Model": ("name, version, id, tags, properties, description, created_time, created_by, run_id, experiment_name, "
@@ -79,9 +83,10 @@ _LOOPS = {
 }
 _WITH_MEMBERS = ("Callback", "History", "Metric", "Source", "Tree")
 OTHERS = {
-    "trainkit.runconfig": ("DockerConfiguration", "SpreadConfiguration"),
+    "trainkit.runconfig": ("SpreadConfiguration",),
     "trainkit.estimators": ("Gloo", "Mpi", "Nccl"),
-    "trainkit.environment": ("ContainerRegistry",),
+    "trainkit.environment": ("DockerSection", "PythonSection"),
+    "trainkit.environments.build": ("ImageBuildDetails",),
     "trainkit.loops.fastailoop": ("FineTune", "FitOneCycle", "FitPlan"),
     "trainkit.loops.schedules": ("OneCycleMomentum",),
     "trainkit.submit": ("plan",),
