@@ -51,6 +51,7 @@ _STORAGE = """
 [storage]
 driver = "overlay"
 graphroot = "{folder}/root"
+rootless_storage_path = "{folder}/root"
 runroot = "{run}/containers"
 """
 _REGISTRIES = """

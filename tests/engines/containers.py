@@ -63,6 +63,13 @@ def images() -> Path:
     return cache() / f"images-{_release()}"
 
 
+def services_folder() -> Path:
+    """Where the tests' engines keep their images and locks."""
+    folder = cache() / f"containers-{_release()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def missing(image: str = "small") -> str:
     """Why no test can run containers of an image ("small" or "training") here; "" where they can."""
     if os.getuid() != 0:
@@ -107,8 +114,7 @@ class Engine:
 @contextmanager
 def services() -> Iterator[dict[str, Engine]]:
     """The engines by name, started unless another test process has them, and kept at least until the end of this."""
-    folder = cache() / f"containers-{_release()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = services_folder()
     users = os.open(folder / "users", os.O_RDWR | os.O_CREAT)
     try:
         with (folder / "starting").open("w") as starting:

@@ -8,16 +8,18 @@ hold the Python of these tests:
         rootless.run("podman", "run", "--rm", "--userns=keep-id", rootless.small, "id")
         rootless.run(sys.executable, "-m", "trainkit.cli", "submit", "train.py", cwd=rootless.home)
 
-`rootless.small` is there already. At the end every process of the user is killed and its folder is removed.
+All tests of the machine share the user: give containers and images names of their own, and use a folder of your own in
+`rootless.home`. `rootless.small` is there already. When the last test session ends, every process of the user is killed
+and what is in the home is removed; the image stays in the user's store, in trainkit's folder of caches.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,21 +27,22 @@ from pathlib import Path
 import pytest
 
 from tests.engines import container_keeper
-from tests.engines.containers import SMALL, images, missing
+from tests.engines.containers import SMALL, images, missing, services_folder
 
-_FIRST_ID = 61000  # ids of users that no machine gives to anybody
-_IDS = 65536
+USER_ID = 61000  # that no machine gives to anybody
+_FIRST_ID, _IDS = 1 << 24, 65536  # of the users in its containers
 END_SECONDS = 20.0
 
-# $1 the folder, $2 the user's id; then the command. Single files of /etc are replaced: the rest stays the machine's.
+# $1 the folder, $2 the user's id, $3 the store; then the command. Single files of /etc are replaced, not all of it.
 _ENTER = """
 set -eu
-folder=$1 id=$2
-shift 2
+folder=$1 id=$2 store=$3
+shift 3
 for name in passwd group shadow subuid subgid; do
     [ -e /etc/$name ] || { echo "/etc/$name is missing: install uidmap" >&2; exit 1; }
     mount --bind "$folder/etc/$name" /etc/$name
 done
+mount --bind "$store" "$folder/podman/root"
 mount -t tmpfs -o mode=755 tmpfs "$folder/own"
 mkdir "$folder/own/root" "$folder/own/work"
 mount -t overlay -o "lowerdir=/root,upperdir=$folder/own/root,workdir=$folder/own/work" root /root
@@ -50,25 +53,34 @@ exec setpriv --reuid "$id" --regid "$id" --clear-groups -- "$@"
 
 
 class Rootless:
-    """A user of this machine for one test session."""
+    """A user of this machine who has podman."""
 
     small = SMALL
+    uid, name = USER_ID, "trainkit-user"
+    folder = Path("/var/tmp/trainkit-user")  # podman wants it short, and always the same
 
-    def __init__(self) -> None:
-        """Make the user's folder; nothing runs yet."""
-        self.folder = Path(tempfile.mkdtemp(prefix="trainkit-", dir="/var/tmp"))  # podman wants it short
-        self.folder.chmod(0o755)
-        self.uid = _FIRST_ID + os.getpid() % 3000
-        self.name = f"user{self.uid}"
+    def __init__(self, store: Path) -> None:
+        """The user; `store` is where its images stay. Nothing is made yet."""
+        self.store = store
         self.home, self.runtime = self.folder / "home", self.folder / "run"
+        self.variables: dict[str, str] = {}
+
+    def make(self) -> None:
+        """Make the user's folder anew."""
+        self.clear()
+        self.store.mkdir(parents=True, exist_ok=True)
+        for place in (self.folder, self.folder / "etc", self.folder / "own"):
+            place.mkdir(mode=0o755)
         for place in (self.home, self.runtime, self.folder / "podman"):
             place.mkdir(mode=0o700)
-        for place in ("etc", "own"):
-            (self.folder / place).mkdir()
         self._accounts()
-        variables = container_keeper.podman_settings(self.folder / "podman", self.runtime, "127.0.0.1:1")
-        for path in (self.home, self.runtime, *[self.folder / "podman", *(self.folder / "podman").rglob("*")]):
+        self.settings()
+        for path in (self.store, self.home, self.runtime, self.folder / "podman", *(self.folder / "podman").rglob("*")):
             os.chown(path, self.uid, self.uid)
+
+    def settings(self) -> None:
+        """Know the variables that name podman's settings, which are written."""
+        variables = container_keeper.podman_settings(self.folder / "podman", self.runtime, "127.0.0.1:1")
         self.variables = {**variables, "XDG_RUNTIME_DIR": str(self.runtime)}
 
     def _accounts(self) -> None:
@@ -81,7 +93,7 @@ class Rootless:
             text = Path("/etc", name).read_text()
             (self.folder / "etc" / name).write_text(text + ("" if text.endswith("\n") else "\n") + line)
         for name in ("subuid", "subgid"):
-            (self.folder / "etc" / name).write_text(f"{self.name}:{1 << 24}:{_IDS}\n")
+            (self.folder / "etc" / name).write_text(f"{self.name}:{_FIRST_ID}:{_IDS}\n")
         (self.folder / "etc" / "shadow").chmod(0o600)
 
     @property
@@ -94,7 +106,7 @@ class Rootless:
     def command(self, argv: Sequence[str]) -> list[str]:
         """The command line, for root, that runs `argv` as the user."""
         enter = ["unshare", "--mount", "--propagation", "private", "bash", "-c", _ENTER, "user"]
-        return [*enter, str(self.folder), str(self.uid), *argv]
+        return [*enter, str(self.folder), str(self.uid), str(self.store), *argv]
 
     def run(
         self,
@@ -115,19 +127,17 @@ class Rootless:
 
     def processes(self) -> list[int]:
         """The user's processes, and those of its containers."""
-        first = 1 << 24
         found = []
         for entry in Path("/proc").iterdir():
             try:
-                if entry.name.isdigit() and (
-                    entry.stat().st_uid == self.uid or entry.stat().st_uid - first in range(_IDS)
-                ):
-                    found.append(int(entry.name))
+                owner = entry.stat().st_uid if entry.name.isdigit() else 0
             except OSError:
-                pass  # it has ended
+                continue  # it has ended
+            if owner == self.uid or owner - _FIRST_ID in range(_IDS):
+                found.append(int(entry.name))
         return found
 
-    def end(self) -> None:
+    def clear(self) -> None:
         """Kill what is left of the user's processes and remove its folder."""
         deadline = time.monotonic() + END_SECONDS
         while left := self.processes():
@@ -139,7 +149,16 @@ class Rootless:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"processes {left} of {self.name} do not end")
             time.sleep(0.01)
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def end(self) -> None:
+        """Remove what tests brought into the user's store, then all but the store."""
+        self.run("podman", "rm", "--all", "--force", code=None)
+        names = self.run("podman", "images", "--format", "{{.Repository}}:{{.Tag}}", code=None).stdout.split()
+        unwanted = [name for name in names if name != SMALL and "<none>" not in name]
+        if unwanted:
+            self.run("podman", "rmi", "--force", *unwanted, code=None)
+        self.clear()
 
 
 @pytest.fixture(scope="session")
@@ -148,13 +167,38 @@ def rootless() -> Iterator[Rootless]:
     reason = missing()
     if reason:
         pytest.skip(reason)
-    user = Rootless()
+    folder = services_folder()
+    user = Rootless(folder / "rootless")
+    users = os.open(folder / "rootless.users", os.O_RDWR | os.O_CREAT)
+    starting = os.open(folder / "rootless.starting", os.O_RDWR | os.O_CREAT)
     try:
-        with (images() / "small.tar").open("rb") as archive:
-            subprocess.run(
-                user.command(["podman", "load", "--quiet"]), stdin=archive, check=True, env=user.environment,
-                cwd=user.home, capture_output=True, timeout=120,
-            )  # fmt: skip
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        first = _alone(users)
+        if first:
+            user.make()
+        else:
+            user.settings()
+        fcntl.flock(users, fcntl.LOCK_SH)
+        if first and user.run("podman", "image", "exists", SMALL, code=None).returncode:
+            with (images() / "small.tar").open("rb") as archive:
+                subprocess.run(
+                    user.command(["podman", "load", "--quiet"]), stdin=archive, check=True, env=user.environment,
+                    cwd=user.home, capture_output=True, timeout=120,
+                )  # fmt: skip
+        fcntl.flock(starting, fcntl.LOCK_UN)
         yield user
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        if _alone(users):
+            user.end()
     finally:
-        user.end()
+        os.close(users)
+        os.close(starting)
+
+
+def _alone(users: int) -> bool:
+    """Whether no other test process holds this lock; if so this one does, exclusively."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
