@@ -13,7 +13,7 @@ import pytest
 
 from trainkit import outcome
 from trainkit.errors import LaunchError, UnsupportedJob, UserErrorException
-from trainkit.job import Job, Launcher, Status
+from trainkit.job import Container, Job, Launcher, Status
 from trainkit.options import launcher_of, options_of
 from trainkit.testing import LauncherLaws, launch, make_job, wait_until
 from trainkit_launchers.kubernetes import Kubernetes, Secret, Toleration, Volume
@@ -102,6 +102,13 @@ def test_words_are_never_a_shells_nor_expanded() -> None:
     container = job_manifest(PLAIN, job(run_dir=run_dir), 1, 1)["spec"]["template"]["spec"]["containers"][0]
     assert run_dir not in "".join(container["command"])
     assert container["args"][6] == "/work/$$(HOME) `id`; x"
+
+
+def test_an_environments_image_is_that_of_the_pods() -> None:
+    image = Container("", "registry.example/team/fastai:2.8", "registry.example/team/fastai:2.8", "python3")
+    made = job_manifest(PLAIN, job(interpreter="python3", container=image, boot="/work/boot.zip"), 1, 1)
+    (agent,) = made["spec"]["template"]["spec"]["containers"]
+    assert agent["image"] == image.image and agent["args"][3:6] == ["python3", "/work/boot.zip", "agent"]
 
 
 def test_secrets_are_named_and_never_read() -> None:
