@@ -95,6 +95,12 @@ class CondaDependencies:
         """Add a conda channel."""
         if not isinstance(channel, str) or not channel.strip() or channel.startswith("-") or not channel.isprintable():
             raise UserErrorException(f"{channel!r} is no conda channel.")
+        if re.search(r"://[^/]*@|/t/[^/]+/", channel):
+            raise UserErrorException(
+                "A conda channel's address holds a password or token, and channels are stored with the run. Take it "
+                "out of the address, and log in with the tool that installs from the channel (rattler auth login, "
+                "micromamba auth login, ~/.condarc), which keeps it."
+            )
         if channel not in self.conda_channels:
             self.conda_channels.append(channel)
 

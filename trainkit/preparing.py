@@ -33,10 +33,14 @@ def prepare_run(run: RunDir, root: Path, plan: Mapping[str, Any], travels: bool,
     record: dict[str, Any] = {"interpreter": prepared.interpreter, "digest": prepared.digest, "words": prepared.words}
     if prepared.container is not None:
         record["container"] = dataclasses.asdict(prepared.container)
-    if prepared.lock:
-        record["lock"] = run.packages.name
-        if not run.packages.exists():
-            shutil.copyfile(prepared.lock, run.packages)
+    for name, lock, place in (
+        ("lock", prepared.lock, run.packages),
+        ("conda_lock", prepared.conda_lock, run.conda_packages),
+    ):
+        if lock:
+            record[name] = place.name
+            if not place.exists():
+                shutil.copyfile(lock, place)
     publish(run.environment, record)
     return prepared
 

@@ -34,6 +34,7 @@ class RunDir:
         self.prepare_log = self.path / "prepare.log"  # what pip, uv or conda printed
         self.environment = self.path / "environment.json"  # what was prepared: interpreter, digests, image
         self.packages = self.path / "requirements.lock"  # the exact packages of a prepared environment
+        self.conda_packages = self.path / "conda.lock"  # those of conda
         self.home = self.path / "home"  # the home directory of ranks in a container
         self.code = self.path / "code"  # the snapshot: the script's working directory
         self.outputs = self.path / "outputs"  # code/outputs links here

@@ -24,7 +24,7 @@ def fill(spec: EnvironmentSpec, base: Base, environment: Path, installer: Instal
     """Make the environment in its folder, which is not there yet; `known` are the locks of an earlier one."""
     conda = ""
     if spec.conda_packages:
-        conda = make_conda(installer, environment, spec, base)
+        conda = make_conda(installer, environment, spec, base, known.conda)
     else:
         make_venv(installer, environment, spec.python_version or base.interpreter)
     beneath = locks.beneath(base.packages) if spec.inherit else []
