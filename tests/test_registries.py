@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trainkit import Environment
+from trainkit import Environment, Experiment, ScriptRunConfig
 from trainkit.errors import UserErrorException
 from trainkit.imagespec import RegistrySpec
 from trainkit.registries import ContainerRegistry
+from trainkit.workspace import Workspace
 
 PASSWORD = "s3cret-of-the-registry"
+ENGINE = """#!/bin/sh
+[ "$1" = version ] && echo 27.0.1 && exit
+echo "$@" >> "$(dirname "$0")/told"
+/usr/bin/env >> "$(dirname "$0")/told"
+echo denied >&2
+exit 1
+"""
 
 
 def environment() -> Environment:
@@ -86,3 +96,25 @@ def test_a_registry_that_is_not_described_is_none() -> None:
     assert ContainerRegistry("localhost:5000").spec() == RegistrySpec("localhost:5000")
     with pytest.raises(AttributeError, match="adress"):
         ContainerRegistry().adress = "x"  # type: ignore[attr-defined]
+
+
+def test_the_password_of_a_job_is_in_no_file_and_no_command(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, programs = tmp_path / "source", tmp_path / "programs"
+    source.mkdir()
+    programs.mkdir()
+    (source / "train.py").write_text("")
+    (programs / "docker").write_text(ENGINE)
+    (programs / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    made = environment()
+    made.docker.engine = "docker"
+    run = Experiment(workspace, "pets").submit(ScriptRunConfig(str(source), "train.py", environment=made))
+    details = run.wait_for_completion(raise_on_error=False)
+    assert run.get_status() == "Failed" and "myregistry.azurecr.io" in (programs / "told").read_text()
+    assert PASSWORD not in repr(details) + repr(run.get_details_with_logs()) + repr(run)
+    files = [path for path in (*workspace.root.rglob("*"), *programs.iterdir()) if path.is_file()]
+    assert run.directory / "job.json" in files
+    secrets = PASSWORD.encode(), base64.b64encode(f"username:{PASSWORD}".encode())
+    assert [str(path) for path in files if any(secret in path.read_bytes() for secret in secrets)] == []

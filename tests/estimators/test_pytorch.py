@@ -77,4 +77,6 @@ def test_a_warning_names_the_users_line(tmp_path: Path) -> None:
 def test_an_images_version_is_known_only_in_it(tmp_path: Path) -> None:
     with pytest.raises(TrainingException, match="cannot be compared with what the image has before it is fetched"):
         pytorch(tmp_path, framework_version=MAJOR_MINOR, custom_docker_image="pytorch/pytorch:latest")
+    with pytest.raises(TrainingException, match="cannot be compared with what the image has"):
+        pytorch(tmp_path, framework_version=MAJOR_MINOR, use_docker=True)
     pytorch(tmp_path, framework_version="1.13", custom_docker_image="python:3.9", pip_packages=["torch==1.13.1"])

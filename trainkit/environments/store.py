@@ -16,8 +16,8 @@ from typing import Any
 from trainkit.boot.processes import hold_lock
 from trainkit.boot.rundir import make_private, publish, read_json, replace
 from trainkit.environment import Environment
-from trainkit.environments.definition import definition_of, environment_of
-from trainkit.errors import UserErrorException
+from trainkit.environments.definition import Definition, definition_of, environment_of
+from trainkit.errors import UserErrorException, WorkspaceException
 
 LATEST = "latest"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}")
@@ -48,13 +48,22 @@ class EnvironmentStore:
         """
         name = _checked(environment.name)
         definition = definition_of(environment)
+        try:
+            return self.read(name, self._written(name, definition))
+        except OSError as error:
+            raise WorkspaceException(
+                f"The environment {name!r} was not registered in {self.path}: {error.strerror or error}."
+            ) from error
+
+    def _written(self, name: str, definition: Definition) -> int:
+        """The version that has this content: the latest, or one that is written now."""
         folder = make_private(self.path / name)
         while True:
             latest = max(self.versions(name), default=0)
             if latest and self._read(name, latest) == definition:
-                return self.read(name, latest)
+                return latest
             if publish(folder / f"{latest + 1}.json", {"definition": definition, "created": time.time()}):
-                return self.read(name, latest + 1)
+                return latest + 1
 
     def get(self, name: str, version: str | int | None = None, label: str | None = None) -> Environment:
         """One version: that of this number or label, else the latest. Raises UserErrorException where there is none."""

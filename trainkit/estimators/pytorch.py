@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import ClassVar
 
-from trainkit.environment import Environment
 from trainkit.errors import EnvironmentBuildError, TrainingException
 from trainkit.estimators.estimator import Estimator
 from trainkit.requirements import parse
-from trainkit.runconfig import ScriptRunConfig
+from trainkit.runconfig import RunConfiguration, ScriptRunConfig
 
 
 def _installed(interpreter: str, package: str = "torch") -> str:
@@ -56,11 +55,11 @@ class PyTorch(Estimator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_other_version(self.framework_version, self.run_config.environment, *self._PACKAGE)
+        refuse_other_version(self.framework_version, self.run_config, *self._PACKAGE)
 
     def to_script_run_config(self) -> ScriptRunConfig:
         """The same job in `Experiment.submit`'s own terms; the version is compared once more."""
-        refuse_other_version(self.framework_version, self.run_config.environment, *self._PACKAGE)
+        refuse_other_version(self.framework_version, self.run_config, *self._PACKAGE)
         return super().to_script_run_config()
 
     @classmethod
@@ -71,9 +70,10 @@ class PyTorch(Estimator):
 
 
 def refuse_other_version(
-    wanted: object, environment: Environment, package: str = "torch", estimator: str = "PyTorch"
+    wanted: object, run_config: RunConfiguration, package: str = "torch", estimator: str = "PyTorch"
 ) -> None:
-    """Raises TrainingException where the environment's package is known not to be `wanted`, or cannot be known."""
+    """Raises TrainingException where the job's package is known not to be `wanted`, or cannot be known."""
+    environment = run_config.environment
     if wanted is None:
         return
     if not isinstance(wanted, str) or not wanted.strip():
@@ -87,7 +87,7 @@ def refuse_other_version(
                 f"installed: write '{package}=={wanted}.*' there, or leave framework_version out."
             )
         where = "pip_packages asks for"
-    elif environment.docker.asks_for_image:
+    elif environment.docker.asks_for_image or run_config.docker.use_docker:
         raise TrainingException(
             f"framework_version={wanted!r} cannot be compared with what the image has before it is fetched: leave "
             f"framework_version out, or ask for that version with pip_packages=['{package}=={wanted}.*']."
