@@ -79,7 +79,7 @@ class Ray:
             "directory": job.run_dir,
             "nodes": job.nodes,
             "bundle": self.bundle(job),
-            "commands": [list(agent_command(job.interpreter, job, node, network=True)) for node in nodes],
+            "commands": [list(agent_command(job.interpreter, job, n, network=True, restarts=True)) for n in nodes],
             "logs": [job.agent_log(node) for node in nodes],
             "queue_seconds": self.queue_seconds,
             "grace_seconds": job.grace_seconds + _STOP_SECONDS,

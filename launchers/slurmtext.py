@@ -191,7 +191,7 @@ def output_of(job: Job) -> str:
 
 def script(launcher: Slurm, job: Job) -> str:
     """The batch script: the site's set-up, then one agent on each node, in the foreground."""
-    run_dir, first = shlex.quote(job.run_dir), job.attempt
+    run_dir = shlex.quote(job.run_dir)
     size = [f"--nodes={job.nodes}", f"--ntasks={job.nodes}", "--ntasks-per-node=1"]
     size += [] if launcher.held else _cpus(launcher, job)
     agents = [
@@ -199,17 +199,20 @@ def script(launcher: Slurm, job: Job) -> str:
         f"--wait={int(job.grace_seconds) + _END_SECONDS}", "--mpi=none", "--export=ALL", "--input=none",
         "--unbuffered", "--open-mode=append",
     ]  # fmt: skip
-    command = agent_command(job.interpreter, job, "SLURM_NODEID", network=True)
+    command = list(map(shlex.quote, agent_command(job.interpreter, job, "SLURM_NODEID", network=True, restarts=True)))
+    command[command.index("SLURM_NODEID") - 1] = '"$attempt"'
     lines = [
         "#!/bin/bash",
         f"# trainkit: run {job.run_id}, one agent on each of {job.nodes} node(s)",
         "umask 077",
         *_setup(launcher.setup_script),
-        f"attempt=$(({first} + ${{SLURM_RESTART_COUNT:-0}}))  # the same job, started again after a requeue",
+        f"newest() {{ ls {run_dir}/attempts | grep -x '[0-9]*' | sort -n | tail -n 1; }}",
+        f"attempt={job.attempt}",
+        "if [ ${SLURM_RESTART_COUNT:-0} -gt 0 ]; then attempt=$(($(newest) + 1)); fi  # the same job, after a requeue",
         f'folder={run_dir}/attempts/"$attempt"',
         'mkdir -p "$folder/logs"',
         f'{shlex.join(agents)} --output="${{folder//%/%%}}/logs/agent-%n.log" \\',
-        f"    {shlex.join(command)}",
+        f"    {' '.join(command)}",
         "code=$?",
         *(_again(run_dir, job.max_restarts) if launcher.requeue else ()),
         "exit $code",
@@ -238,6 +241,7 @@ def _again(run_dir: str, max_restarts: int) -> list[str]:
     if max_restarts:
         lost = f'{{ [ "$attempt" -le {max_restarts} ] && {lost}; }}'
     return [
+        f'attempt=$(newest); folder={run_dir}/attempts/"$attempt"  # the agents may have gone on to another',
         f"if [ ! -e {run_dir}/cancel.json ] && {{ {saved} || {lost}; }}; then",
         '    scontrol requeue "$SLURM_JOB_ID" && sleep 60  # until Slurm ends this script',
         "fi",

@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainkit import outcome, preparing, restarts
-from trainkit.boot import processes
+from trainkit import preparing, restarts
+from trainkit.boot import attempts, processes
 from trainkit.boot.formation import prepare_attempt
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import TERMINAL, AttemptDir, Lines, RunDir, make_private, publish, read_json
@@ -106,7 +106,7 @@ class Driver:
             attempt = self._start(job)
         while True:
             lost, words = self._watch(attempt)
-            attempt = self._launched() or attempt  # the cluster may have started its allocation again by itself
+            attempt = self._launched() or attempt  # the cluster, or the agents, may have started the job again
             status, verdict, records = judged(self.run, attempt, lost, words)
             if not restarts.may_restart(self.run, self.job, verdict):
                 break
@@ -142,7 +142,7 @@ class Driver:
 
     def _launched(self) -> AttemptDir | None:
         """The attempt that is known to have been launched, if any."""
-        return next(reversed(restarts.launched(self.run)), None)
+        return next(reversed(attempts.launched(self.run)), None)
 
     def _prepare(self) -> Job:
         """The job with the interpreter or image that it runs in, and the boot zip where that has no trainkit."""
@@ -218,11 +218,10 @@ class Driver:
         """
         last = Job.from_json(read_json(attempt.job, "interpreter") or {})
         job = dataclasses.replace(self.job, interpreter=last.interpreter, boot=last.boot, container=last.container)
-        why = why.removesuffix(outcome.HOW_TO_GO_ON).removesuffix(".")
-        words = f"restart {restarts.made(self.run) + 1} of {self.job.max_restarts}: {why}; "
+        words = restarts.restart_words(attempts.made(self.run) + 1, self.job, why)
         nodes, deadline = self.job.nodes, time.monotonic() + _RETRY_SECONDS
         while True:
-            left = restarts.seconds_left(self.run, self.job)
+            left = attempts.seconds_left(self.run)
             try:
                 return self._start(job, words, max(1.0, left) if left else 0.0, nodes)
             except LaunchError as error:

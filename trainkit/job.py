@@ -211,11 +211,15 @@ def is_rank(argv: Sequence[str]) -> bool:
     return "trainkit.boot.rank" in argv[:3] or list(argv[2:3]) == ["rank"]
 
 
-def agent_command(interpreter: str, job: Job, node: Union[int, str], network: bool = False) -> Tuple[str, ...]:
+def agent_command(
+    interpreter: str, job: Job, node: Union[int, str], network: bool = False, restarts: bool = False
+) -> Tuple[str, ...]:
     """The command line of one node's agent, or of the guard of its container, for a launcher to run.
 
     `node` is its rank, or the name of an environment variable that holds it there. `network` says that the nodes are
-    on several machines: the head listens where they can reach it, not on loopback alone.
+    on several machines: the head listens where they can reach it, not on loopback alone. `restarts` says that an
+    allocation is held as long as the agents run: there they start the job again by themselves.
     """
-    place = (job.run_dir, str(job.attempt), str(node)) + (("network",) if network else ())
+    words = (("network",) if network else ()) + (("restarts",) if restarts else ())
+    place = (job.run_dir, str(job.attempt), str(node), *words)
     return boot_command(job, "guard" if job.container and job.container.engine else "agent", interpreter) + place

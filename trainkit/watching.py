@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from trainkit.boot.attempts import launched
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.errors import TrainkitError
 from trainkit.job import Launcher
+from trainkit.restarts import begun
 
 CANCEL_AGAIN_SECONDS = 6.0
 SILENCE_SECONDS = 20.0  # of a head that gave signs of life before
@@ -17,10 +19,11 @@ _STARTING_SECONDS = 3.0
 def watch(run: RunDir, attempt: AttemptDir, launcher: Launcher, say: Callable[[str, str], None]) -> tuple[str, str]:
     """Wait for the job's end: why it is lost, where it is, else nothing; and the cluster's words on its end."""
     handle = str((read_json(attempt.handle, "handle") or {})["handle"])
-    asked, begun, pause, life, queued = 0.0, time.monotonic(), 0.01, Life(run, attempt), False
+    asked, start, pause, life, queued = 0.0, time.monotonic(), 0.01, Life(run, attempt, say), False
     while True:
         status = launcher.poll(handle)
         if status.phase == "ended":
+            life.follow()
             return "", status.words
         if status.phase == "lost":
             return status.words or "the cluster no longer knows the job", ""
@@ -40,7 +43,7 @@ def watch(run: RunDir, attempt: AttemptDir, launcher: Launcher, say: Callable[[s
             asked = time.monotonic()
             _cancel(launcher, handle)
         time.sleep(pause)
-        pause = 0.01 if time.monotonic() - begun < _STARTING_SECONDS else min(0.25, pause * 1.2)
+        pause = 0.01 if time.monotonic() - start < _STARTING_SECONDS else min(0.25, pause * 1.2)
 
 
 def _cancel(launcher: Launcher, handle: str) -> None:
@@ -54,13 +57,22 @@ def _cancel(launcher: Launcher, handle: str) -> None:
 class Life:
     """The signs of life that the head's agent leaves in its attempt's folder, as this process sees them."""
 
-    def __init__(self, run: RunDir, attempt: AttemptDir) -> None:
-        self._run, self._attempt, self._over = run, attempt, 0
+    def __init__(self, run: RunDir, attempt: AttemptDir, say: Callable[[str, str], None]) -> None:
+        self._run, self._attempt, self._say, self._over = run, attempt, say, 0
         self._last, self._seen, self._looked = "", time.monotonic(), 0.0
 
     def begin_again(self) -> None:
         """The job waits to be started: signs of its attempts so far count no more."""
         self._over = self._over or max(attempt.number for attempt in self._run.attempts())
+
+    def follow(self) -> None:
+        """Go on with the newest attempt, where the cluster or the agents have started the job again by themselves."""
+        for attempt in launched(self._run):
+            if attempt.number > self._attempt.number:
+                self._attempt, self._over = attempt, 0
+                self._last, self._seen = "", time.monotonic()
+                if words := begun(self._run, attempt):
+                    self._say("Running", words)
 
     def lost(self) -> str:
         """Why the head has to be given up; empty while it lives, has said how it ended, or never gave a sign."""
@@ -68,10 +80,7 @@ class Life:
         if now - self._looked < 1.0:
             return ""
         gap, self._looked = now - self._looked, now
-        newest = self._run.attempts()[-1]
-        if newest.number > self._attempt.number and newest.handle.exists():  # the cluster has started the job again
-            self._attempt, self._over = newest, 0
-            self._last, self._seen = "", now
+        self.follow()
         if self._attempt.number <= self._over and self._attempt.beat.exists():
             return ""
         try:

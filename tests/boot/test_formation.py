@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from trainkit.boot.formation import RESTARTS, formation
+from trainkit.boot.formation import formation
 from trainkit.boot.rundir import RunDir, make_private, publish, read_json
 
 
@@ -16,9 +16,10 @@ def test_the_time_limit_is_for_all_attempts_together(tmp_path: Path) -> None:
     publish(first.job, {"max_seconds": 3600.0, "attempt": 1})
     publish(first.handle, {"handle": "7", "time": time.time() - 9000})  # it waited for long
     publish(first.agent(0), {"identity": "a:1:1", "time": time.time() - 3000})
-    again = formation(run, 1, 0, {RESTARTS: "1"})
+    again = formation(run, 2, 0)
     job = read_json(again.job)
     assert again.number == 2 and job is not None and job["attempt"] == 2
     assert 500 < job["max_seconds"] <= 600
-    assert formation(run, 1, 1, {RESTARTS: "1"}).path == again.path
-    assert formation(run, 1, 0, {}).path == first.path
+    assert formation(run, 2, 1).path == again.path
+    assert formation(run, 1, 0).path == first.path
+    assert (read_json(again.handle) or {})["requeued"] is True

@@ -122,6 +122,32 @@ def test_a_rank_that_fails_is_the_verdict_and_not_slurms_words(slurm: Testbed) -
     assert "the reason" in ended["verdict"]["summary"]
 
 
+FAILS_TWICE = """
+import os, sys, time
+attempt, rank = int(os.environ["TRAINKIT_ATTEMPT"]), os.environ["RANK"]
+print("attempt", attempt, flush=True)
+if attempt < 3:
+    if rank == str(2 - attempt):
+        sys.exit(75) if attempt == 1 else os.kill(os.getpid(), 9)
+    time.sleep(300)
+"""
+
+
+def test_ranks_that_fail_are_started_again_in_the_same_allocation(slurm: Testbed) -> None:
+    run = Run(slurm, "again", script=FAILS_TWICE, restarts=2)
+    ended = run.end()
+    assert (ended["status"], ended["attempt"]) == ("Completed", 3), ended
+    jobs = slurm.run("ctl", ["squeue", "-h", "-t", "all", "-o", "%i %j"]).stdout.splitlines()
+    assert [line for line in jobs if run.id in line] == [f"{run.job()} {run.id}.1"]
+    for number in (1, 2, 3):
+        attempt = run.folder / "attempts" / str(number)
+        assert json.loads((attempt / "handle.json").read_text())["handle"].split()[0] == run.job()
+        assert (attempt / "logs" / "rank-1.log").read_text() == f"attempt {number}\n"
+    words = [details for _, details in ended["stages"] if details.startswith("restart ")]
+    assert len(words) == 2 and "rank 1" in words[0] and "rank 0" in words[1], ended["stages"]
+    assert all("on the same 2 node(s)" in each for each in words)
+
+
 def test_a_queue_timeout_is_told_in_the_verdict(slurm: Testbed) -> None:
     options = {"queue_timeout_seconds": 1, "cpus_per_rank": 64}
     ended = Run(slurm, "late", script=WELL, options=options).end()

@@ -45,7 +45,7 @@ def test_the_plan_has_an_agent_a_node_and_a_bundle() -> None:
     plan = Ray(ADDRESS).plan(job(ranks_per_node=4, gpus_per_node=4, boot="/work/boot.zip"))
     assert plan["bundle"] == {"CPU": 4.0, "GPU": 4.0}
     assert plan["commands"][1] == [
-        "/work/env/bin/python", "/work/boot.zip", "agent", "/work/a b/birds_1_ab", "2", "1", "network",
+        "/work/env/bin/python", "/work/boot.zip", "agent", "/work/a b/birds_1_ab", "2", "1", "network", "restarts",
     ]  # fmt: skip
     assert plan["logs"][1] == job().agent_log(1)
     assert Ray(ADDRESS, cpus=0.5, resources={"TPU": 1}).bundle(job()) == {"CPU": 0.5, "TPU": 1}

@@ -109,15 +109,15 @@ def test_one_agent_a_node_in_the_foreground_with_an_absolute_interpreter() -> No
     words = words_of(Slurm())
     assert words[:3] == ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
     assert "--kill-on-bad-exit=0" in words and "--mpi=none" in words
-    assert words[-6:] == [
-        "-m", "trainkit.boot.agent", "/home/me/my runs/r", "3", "SLURM_NODEID", "network",
+    assert words[-8:] == [
+        "/opt/py/bin/python", "-m", "trainkit.boot.agent", "/home/me/my runs/r", "$attempt", "SLURM_NODEID", "network",
+        "restarts",
     ]  # fmt: skip
-    assert words[-7] == "/opt/py/bin/python"
 
 
 def test_an_interpreter_without_trainkit_runs_the_boot_zip() -> None:
     words = words_of(Slurm(), dataclasses.replace(JOB, boot="/root of/boot.zip"))
-    assert words[-7:-4] == ["/opt/py/bin/python", "/root of/boot.zip", "agent"]
+    assert words[-8:-5] == ["/opt/py/bin/python", "/root of/boot.zip", "agent"]
 
 
 def test_the_script_is_valid_shell_whatever_the_folder_is_called() -> None:
@@ -142,7 +142,7 @@ def test_the_users_environment_is_in_no_word() -> None:
 
 def test_a_job_that_is_started_again_makes_another_attempt() -> None:
     script = Slurm(requeue=True).script(JOB)
-    assert "attempt=$((3 + ${SLURM_RESTART_COUNT:-0}))" in script
+    assert "attempt=3\nif [ ${SLURM_RESTART_COUNT:-0} -gt 0 ]" in script
     assert 'scontrol requeue "$SLURM_JOB_ID"' in script
     assert "scontrol requeue" not in Slurm().script(JOB)
 
@@ -162,11 +162,12 @@ def test_the_script_asks_to_be_started_again_only_where_that_can_help(
     tmp_path: Path, name: str, content: str, again: bool, cancelled: bool
 ) -> None:
     folder = tmp_path / "a $run"
-    (folder / name).parent.mkdir(parents=True)
-    (folder / name).write_text(content)
+    (folder / "attempts" / "3").mkdir(parents=True)
+    (tmp_path / "content").write_text(content)
     if cancelled:
         (folder / "cancel.json").write_text("{}")
-    for program, does in (("srun", "exit 7"), ("scontrol", f'echo "$@" >>"{tmp_path}/calls"'), ("sleep", ":")):
+    agents = f"mkdir -p '{(folder / name).parent}'; cp '{tmp_path}/content' '{folder / name}'; exit 7"
+    for program, does in (("srun", agents), ("scontrol", f'echo "$@" >>"{tmp_path}/calls"'), ("sleep", ":")):
         (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / program).chmod(0o755)
     script = Slurm(requeue=True).script(dataclasses.replace(JOB, run_dir=str(folder)))
@@ -184,11 +185,11 @@ def test_a_job_that_loses_nodes_is_started_again_as_often_as_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, restarts: int, limit: int, again: bool
 ) -> None:
     job = dataclasses.replace(JOB, run_dir=str(tmp_path / "run"), attempt=first, max_restarts=limit)
-    end = tmp_path / f"run/attempts/{first + restarts}/nodes/0.end.json"
-    end.parent.mkdir(parents=True)
-    end.write_text('{"node": 0, "reason": "", "lost": {"node": 1, "name": "n2"}}')
+    (tmp_path / f"run/attempts/{first + restarts - 1}").mkdir(parents=True)
+    nodes = tmp_path / f"run/attempts/{first + restarts}/nodes"
+    agents = f"""mkdir -p {nodes}; echo '{{"lost": {{"node": 1, "name": "n2"}}}}' >{nodes}/0.end.json; exit 7"""
     told = f'if [ $1 = show ]; then echo "JobId=12 Restarts={restarts} x=1"; else echo "$@" >>"{tmp_path}/calls"; fi'
-    for program, does in (("srun", "exit 7"), ("scontrol", told), ("sleep", ":")):
+    for program, does in (("srun", agents), ("scontrol", told), ("sleep", ":")):
         (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / program).chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": str(restarts)}

@@ -2,7 +2,8 @@
 
 All agents of a job end together: the head's agent tells the others to start and to stop, and a node that is lost, or
 that loses the head, ends its ranks. The head starts nothing before the driver has recorded the launcher's handle, so
-that a driver's death can never lead to the same job twice. Files it may touch: its own under attempts/K/nodes, its log.
+that a driver's death can never lead to the same job twice. In an allocation that the agents hold, they may go on with
+the job's next attempt (`trainkit.boot.again`). Files it may touch: its own under attempts/K/nodes, its log.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from trainkit.boot import processes
+from trainkit.boot.again import Again, ending
+from trainkit.boot.asked import Asked
 from trainkit.boot.channel import Channel, Message
+from trainkit.boot.commands import Commands
 from trainkit.boot.failing import Failing
 from trainkit.boot.formation import formation
 from trainkit.boot.gathering import Gathering
@@ -29,9 +31,9 @@ from trainkit.boot.parts import parts_of
 from trainkit.boot.ranks import without_ranks
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
-from trainkit.boot.shims import ALONE, end_earlier, ranks_below
+from trainkit.boot.shims import end_earlier
 from trainkit.errors import TrainkitError
-from trainkit.job import Job, Node, is_rank
+from trainkit.job import Job, Node
 
 GRACE_SECONDS = 5.0  # between a request to end and the kill, at least
 _FAREWELL_SECONDS = 2.0  # for the other nodes' agents to end once the head has told them that all is over
@@ -42,15 +44,6 @@ _FAILED = "a rank failed"
 
 
 @dataclass
-class _Started:
-    """A command of this node and what became of it."""
-
-    argv: List[str]
-    process: "subprocess.Popen[bytes]"
-    status: Optional[int] = None
-
-
-@dataclass
 class Agent:
     """The agent of node `node` in one attempt of `job`; `on_network` where the nodes are on several machines."""
 
@@ -58,11 +51,11 @@ class Agent:
     attempt: AttemptDir
     node: int
     end: Reserved  # its report, which no full disk hides
+    asked: Asked
     on_network: bool = False
+    may_go_on: bool = False  # with the job's next attempt
     channel: Optional[Channel] = None
     parts: List[Part] = field(default_factory=list)  # what else is done here while the ranks run
-    environment: Dict[str, str] = field(default_factory=dict)  # of everything that is started here
-    started: List[_Started] = field(default_factory=list)
     inbox: List[Tuple[int, Message]] = field(default_factory=list)  # came before the ranks were started
     names: Tuple[str, ...] = ()  # of all nodes
     hung: str = ""  # which rank held the others up, where that is why the job was ended
@@ -72,22 +65,23 @@ class Agent:
     victims_until: float = 0.0
     done: Dict[int, bool] = field(default_factory=dict)  # nodes whose commands have all ended
     over: float = 0.0  # when the head said, or was told, that all nodes are done
-    asked: bool = False
     grace: float = GRACE_SECONDS
     elastic: bool = False  # the spread goes on by itself without ranks and nodes that are lost
     failing: Failing = field(init=False)  # of this node's ranks, those that something else has started
+    again: Again = field(init=False)
+    commands: Commands = field(init=False)
 
-    def run(self) -> None:
-        """Live through the whole job, then say how it ended."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-        gathering = Gathering(self.job, self.attempt, self.node, self.on_network, lambda: self.asked)
+    def run(self) -> int:
+        """Live through the whole attempt, then say how it ended; the number of the one to go on with, or 0."""
+        self.commands = Commands(self.job.run_dir)
+        gathering = Gathering(self.job, self.attempt, self.node, self.on_network, lambda: self.asked.yet)
         problem, transient = "", False
         try:
             try:
                 node = gathering.meet()
             finally:
                 self.channel, self.inbox, self.names = gathering.channel, gathering.early, gathering.names
+                self.again = Again(self.job, self.attempt, self.node, self.channel)
             self._spread(node)
             self._watch()
         except TrainkitError as error:
@@ -101,14 +95,25 @@ class Agent:
             self._end_all()
         if problem and self.channel is not None:
             self.channel.send({"type": "failed", "node": self.node, "reason": problem})
-        commands = [{"argv": list(s.argv), "status": s.status} for s in self.started]
+        commands = self.commands.told()
         name = self.names[self.node] if self.names else gathering.name
         end = {"node": self.node, "name": name, "ended": time.time(), "problem": problem, "commands": commands}
         told = {"reason": self.reason, "lost": self.lost, "hung": self.hung, "elastic": self.elastic}
         self.end.publish({**end, **told, "transient": transient})
+        return self._go_on(bool(problem), commands) if self.may_go_on else 0
 
-    def _on_signal(self, number: int, frame: object) -> None:
-        self.asked = True
+    def _go_on(self, troubled: bool, commands: List[Dict[str, Any]]) -> int:
+        """The number of the job's next attempt, where the agents go on with it; 0 where they don't."""
+        unexpected = self.node == 0 and self.reason not in ("", _FAILED, self.hung)
+        otherwise = troubled or unexpected or self.asked.yet or bool(self.lost) or self.elastic
+        number = self.again.next(ending(self.attempt, self._ranks(), commands, otherwise))
+        if self.channel is not None:
+            self.channel.close()
+        return number
+
+    def _ranks(self) -> range:
+        first = self.node * self.job.ranks_per_node
+        return range(first, first + self.job.ranks_per_node)
 
     def _spread(self, node: Node) -> None:
         """Start this node's commands."""
@@ -119,25 +124,17 @@ class Agent:
         environment.update(job_environment(self.job, node))
         environment.update(node_environment(self.job, self.node, bool(node.machines)))
         environment.pop("PYTHONINSPECT", None)  # would make a prompt of every script's end
-        self.environment = environment
-        self.parts = parts_of(self.job, self.attempt, node, self.channel, self.on_network, self._start)
+        start = self.commands.start
+        self.parts = [*parts_of(self.job, self.attempt, node, self.channel, self.on_network, start), self.again]
         for part in self.parts:
             environment.update(part.environment())
+        self.commands.environment = environment
         make_private(self.attempt.logs)
         commands = spread(self.job.spread)
         self.elastic = bool(getattr(commands, "owns_restarts", False))
         for command in commands(self.job, node):
-            process = self._start(command.argv, command.environment, sys.stdout.fileno())
-            self.started.append(_Started(list(command.argv), process))
-        own = bool(self.started) and all(is_rank(command.argv) for command in self.started)
-        first = self.node * self.job.ranks_per_node
-        self.failing = Failing(self.attempt, () if own else range(first, first + self.job.ranks_per_node))
-
-    def _start(
-        self, argv: Sequence[str], extra: Mapping[str, str], output: int = subprocess.PIPE
-    ) -> "subprocess.Popen[bytes]":
-        """A process that dies with this agent, in the environment of this node's ranks."""
-        return processes.start(argv, {**self.environment, **extra}, self.job.run_dir, output, signal.SIGKILL)
+            self.commands.run(command.argv, command.environment, sys.stdout.fileno())
+        self.failing = Failing(self.attempt, () if self.commands.all_ranks else self._ranks())
 
     def _watch(self) -> None:
         """Until all commands of all nodes have ended, or have been ended."""
@@ -146,7 +143,7 @@ class Agent:
             self._note_ends()
             self._note_messages()
             self._do_parts()
-            if self.asked:
+            if self.asked.yet:
                 self._stop("canceled")
             if time.monotonic() > limit:
                 self._stop("time limit of %g s" % self.job.max_seconds)
@@ -154,7 +151,7 @@ class Agent:
                 self._stop(self.reason or _FAILED)
             if self.stopping and time.monotonic() - self.stopping > self.grace:
                 return
-            if all(s.status is not None for s in self.started) and self._others_done():
+            if self.commands.ended and self._others_done():
                 return
             self._sleep()
 
@@ -163,12 +160,8 @@ class Agent:
         signal.sigtimedwait({signal.SIGCHLD}, _TICK)
 
     def _note_ends(self) -> None:
-        for command in self.started:
-            if command.status is None and command.process.poll() is not None:
-                command.status = command.process.returncode
-                if command.status != 0 and not self.stopping and not self.victims_until:
-                    self._failed()
-        if not (self.stopping or self.victims_until or self.elastic) and self.failing.any():
+        bad = self.commands.failed()
+        if not (self.stopping or self.victims_until) and (bad or (not self.elastic and self.failing.any())):
             self._failed()
 
     def _failed(self) -> None:
@@ -235,14 +228,14 @@ class Agent:
             if not self.done.get(self.node):
                 self.done[self.node] = True
                 # a node without commands of its own may yet have ranks: those that mpirun starts there
-                self.channel.send({"type": "done", "node": self.node, "own": bool(self.started)})
+                self.channel.send({"type": "done", "node": self.node, "own": self.commands.any})
             return bool(self.over or self.stopping)
         self.done[0] = True
         if not self.over and not self.stopping and len(self.done) == self.job.nodes:
             self.over = time.monotonic()
             self.channel.send({"type": "end"})
         if self.stopping or self.over:
-            gone = not self.channel.peers()
+            gone = not self.again.left()
             self._note_messages()  # who left last may not have taken leave
             return gone or bool(self.over and time.monotonic() - self.over > _FAREWELL_SECONDS)
         return False
@@ -256,43 +249,47 @@ class Agent:
             self.grace = max(GRACE_SECONDS, self.job.grace_seconds + _MORE_SECONDS)
         if self.channel is not None:
             self.channel.send({"type": "stop", "reason": reason, "save": save})
-        ranks, saving = ranks_below(os.getpid(), self.job.run_id), self.grace > GRACE_SECONDS
-        for pid in ranks:  # mpirun would kill them a second after it was asked to end
-            with suppress(ProcessLookupError):  # it has just ended
-                os.kill(pid, signal.SIGTERM if saving else ALONE)
-        for command in self.started:
-            if command.status is None and not (saving and ranks):
-                command.process.send_signal(signal.SIGTERM)
+        self.commands.ask_to_end(self.job.run_id, saving=self.grace > GRACE_SECONDS)
 
     def _end_all(self) -> None:
         """Leave nothing: what was started, and what that left behind, is this subreaper's to end."""
-        for command in self.started:
-            command.status = processes.end(command.process)
+        self.commands.end()
         for part in self.parts:
             part.close()
         processes.end_children()
 
 
-def main(argv: List[str]) -> int:
-    """Entry point of `python -m trainkit.boot.agent RUN_DIR ATTEMPT NODE [network]`."""
-    run_dir, number, place = argv[:3]
-    node = int(place if place.isdigit() else os.environ[place])
-    # without a name of Slurm's, its words are those of a job around this one
-    attempt = formation(RunDir(run_dir), int(number), node, os.environ if place.startswith("SLURM_") else {})
+def _begin(attempt: AttemptDir, node: int, asked: Asked, words: List[str]) -> Optional[Agent]:
+    """The agent of a node in one attempt; None where there is one already, or no job."""
     make_private(attempt.nodes)
     if processes.hold_lock(attempt.agent_lock(node)) is None:
-        return 0
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-    processes.become_subreaper()
+        return None
     host = socket.gethostname()
     publish(attempt.agent(node), {"identity": processes.identity(os.getpid()), "time": time.time(), "name": host})
     values = read_json(attempt.job)
     if values is None:
         sys.stderr.write("There is no %s on %s: is the run directory not shared?\n" % (attempt.job, host))
-        return 1
+        return None
     job = seen_here(Job.from_json(values), os.environ)
     end_earlier(job)
-    Agent(job, attempt, node, Reserved(attempt.agent_end(node), _REPORT_BYTES), "network" in argv[3:]).run()
+    end = Reserved(attempt.agent_end(node), _REPORT_BYTES)
+    return Agent(job, attempt, node, end, asked, "network" in words, "restarts" in words)
+
+
+def main(argv: List[str]) -> int:
+    """Entry point of `python -m trainkit.boot.agent RUN_DIR ATTEMPT NODE [network] [restarts]`."""
+    run, told, place = RunDir(argv[0]), int(argv[1]), argv[2]
+    node, asked, number = int(place if place.isdigit() else os.environ[place]), Asked(), told
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    processes.become_subreaper()
+    while number:
+        attempt = formation(run, number, node)
+        if number != told:
+            processes.print_to(attempt.agent_log(node))
+        agent = _begin(attempt, node, asked, argv[3:])
+        if agent is None:
+            return int(read_json(attempt.job) is None)
+        number = agent.run()
     return 0
 
 

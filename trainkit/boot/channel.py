@@ -9,13 +9,15 @@ a lost node; so is one silent for `FENCE_SECONDS`.
 from __future__ import annotations
 
 import json
+import os
 import queue
 import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from multiprocessing import ProcessError
-from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from trainkit.boot.network import own_address
@@ -46,6 +48,7 @@ class Channel:
         self._heard: Dict[int, float] = {}
         self._asked = time.monotonic()  # when `received` was called last
         self._lock = threading.Lock()
+        self._closed = False
         threading.Thread(target=self._beat, daemon=True).start()
 
     def send(self, message: Message, to: Optional[int] = None) -> None:
@@ -82,11 +85,15 @@ class Channel:
         with self._lock:
             return sorted(self._heard)
 
+    def close(self) -> None:
+        """Say nothing more; what was said before still arrives."""
+        self._closed = True
+
     def _beat(self) -> None:
         """Tell the peers that this node is there, also while its agent waits for a slow disk."""
-        while True:
+        while not self._closed:
             time.sleep(BEAT_SECONDS)
-            if time.monotonic() - self._asked < STILL_SECONDS:
+            if not self._closed and time.monotonic() - self._asked < STILL_SECONDS:
                 self.send({"type": "beat"})
 
     def _listen_to(self, node: int, peer: Connection, hello: Optional[Message] = None) -> None:
@@ -126,18 +133,24 @@ class HeadChannel(Channel):
         super().__init__()
         here = addresses == [_LOOPBACK]
         self._key = attempt.key.read_bytes()
-        self._listener = Listener((_LOOPBACK if here else "0.0.0.0", 0), backlog=512)
-        publish(attempt.head, {"addresses": addresses, "port": self._listener.address[1]})
+        self._listener = socket.create_server((_LOOPBACK if here else "0.0.0.0", 0), backlog=512)
+        publish(attempt.head, {"addresses": addresses, "port": self._listener.getsockname()[1]})
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def close(self) -> None:
+        """Take in nobody more; those that are there hang up themselves."""
+        super().close()
+        self._listener.shutdown(socket.SHUT_RDWR)
+
     def _accept(self) -> None:
-        while True:
+        while not self._closed:
             try:
-                peer = self._listener.accept()
-            except OSError:  # it went away again, or too many are at the door
+                connection, _ = self._listener.accept()
+            except OSError:  # it went away again, or too many are at the door, or that was shut
                 time.sleep(0.02)
                 continue
-            threading.Thread(target=self._admit, args=(peer,), daemon=True).start()
+            threading.Thread(target=self._admit, args=(Connection(connection.detach()),), daemon=True).start()
+        self._listener.close()
 
     def _admit(self, peer: Connection) -> None:
         """Take in who knows the key; one that says nothing keeps nobody else out."""
@@ -177,9 +190,15 @@ class NodeChannel(Channel):
                 raise LaunchError(_unreachable(node, str(hello.get("name")), reason), transient=True)
             if peer is None:
                 time.sleep(0.02)
-        self.local = own_address(peer.fileno())
+        self.local, self._head = own_address(peer.fileno()), peer
         self._listen_to(0, peer)
         self.send({**hello, "type": "hello", "node": node, "via": self.via, "local": self.local})
+
+    def close(self) -> None:
+        """Hang up: the head has said its last word."""
+        super().close()
+        with socket.socket(fileno=os.dup(self._head.fileno())) as connection, suppress(OSError):  # it was faster
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def _dialed(address: str, port: int, key: bytes) -> Connection:
@@ -210,8 +229,6 @@ def _unreachable(node: int, name: str, reason: str) -> str:
 
 def _limit(peer: Connection, hearing_seconds: int = 0) -> None:
     """Have sends fail after a while: a peer that is stopped must not stop this one. So too, unless 0, what is heard."""
-    import os
-
     with socket.socket(fileno=os.dup(peer.fileno())) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", hearing_seconds, 0))

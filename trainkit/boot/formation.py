@@ -1,32 +1,32 @@
-"""How an attempt's folder is made, and which attempt an agent belongs to.
+"""How an attempt's folder is made where no driver makes it: by the head's agent, for a job that is started again.
 
-A cluster that starts the same allocation again makes a new one: Slurm requeues a job that was preempted, or whose node
-failed, under the same id and the same command line. What was attempt K then becomes K + 1, K + 2, ...: the head's agent
-makes that attempt's folder, the others wait for it.
+A cluster that starts the same allocation again makes a new attempt: Slurm requeues a job that was preempted, or whose
+node failed, and its batch script gives the agents the next number. So does the head's agent itself, in an allocation
+that still lives (`trainkit.boot.again`). The head makes that attempt's folder, the others wait for it.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from typing import Mapping
 
+from trainkit.boot.attempts import launched, seconds_left
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.errors import LaunchError
 
-RESTARTS = "SLURM_RESTART_COUNT"
 _PATIENCE_SECONDS = 60.0
 
 
-def formation(run: RunDir, number: int, node: int, env: Mapping[str, str]) -> AttemptDir:
+def formation(run: RunDir, number: int, node: int) -> AttemptDir:
     """The attempt of an agent that was told `number`. Raises LaunchError where the head never made it."""
-    first = run.attempt(number)
-    restarts = int(env.get(RESTARTS) or 0)
-    if not restarts:
-        return first
-    attempt = run.attempt(number + restarts)
+    attempt = run.attempt(number)
+    if attempt.job.exists():
+        return attempt
+    earlier = [one for one in launched(run) if one.number < number]
+    if not earlier:
+        return attempt
     if node == 0:
-        _form(first, attempt)
+        form(run, earlier[-1], attempt, requeued=True)
         return attempt
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not attempt.handle.exists():
@@ -46,12 +46,14 @@ def prepare_attempt(attempt: AttemptDir) -> None:
             file.write(os.urandom(32))
 
 
-def _form(first: AttemptDir, attempt: AttemptDir) -> None:
-    """Make the folder of an attempt that the cluster has begun; its handle, last, makes it count."""
+def form(run: RunDir, before: AttemptDir, attempt: AttemptDir, requeued: bool) -> None:
+    """Make the folder of an attempt after `before`; its handle, last, makes it count.
+
+    `requeued` says that the cluster has begun it by itself: then it is no restart of the job's own.
+    """
     prepare_attempt(attempt)
-    job, begun = read_json(first.job) or {}, read_json(first.agent(0), "time")
-    if begun and job.get("max_seconds"):  # they are for all attempts together
-        job["max_seconds"] = max(1.0, job["max_seconds"] - (time.time() - begun["time"]))
-    publish(attempt.job, {**job, "attempt": attempt.number})
-    handle = read_json(first.handle, "handle") or {}
-    publish(attempt.handle, {**handle, "time": time.time(), "requeued": True})
+    job, left = read_json(before.job) or {}, seconds_left(run)
+    limit = {} if left is None else {"max_seconds": max(1.0, left)}  # they are for all attempts together
+    publish(attempt.job, {**job, **limit, "attempt": attempt.number})
+    handle = read_json(before.handle, "handle") or {}
+    publish(attempt.handle, {**handle, "time": time.time(), "requeued": requeued})

@@ -13,6 +13,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from trainkit.boot import network, processes
+from trainkit.boot.attempts import overtaken
 from trainkit.boot.channel import Channel, HeadChannel, Message, NodeChannel
 from trainkit.boot.ports import reserve_port
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
@@ -70,7 +71,8 @@ class Gathering:
 
     def _check_wanted(self) -> None:
         """Raise LaunchError where the run went on without this attempt: its driver died before it had recorded it."""
-        if self.attempt.next().handle.exists() or RunDir(self.job.run_dir).state.exists():
+        run = RunDir(self.job.run_dir)
+        if overtaken(run, self.attempt) or run.state.exists():
             raise LaunchError("The run went on without this attempt.")
 
     def _channel(self, kind: Any) -> Any:

@@ -165,8 +165,7 @@ def main(argv: List[str]) -> int:
     """Entry point of `python -m trainkit.boot.guard RUN_DIR ATTEMPT NODE [network]`."""
     run, number, place = RunDir(argv[0]), int(argv[1]), argv[2]
     node = int(place if place.isdigit() else os.environ[place])
-    # without a name of Slurm's, its words are those of a job around this one
-    attempt = formation(run, number, node, os.environ if place.startswith("SLURM_") else {})
+    attempt = formation(run, number, node)
     values = read_json(attempt.job)
     if values is None:
         sys.stderr.write("There is no %s here: is the run directory not shared?\n" % attempt.job)

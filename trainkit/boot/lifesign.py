@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from trainkit.boot.attempts import overtaken
 from trainkit.boot.part import Part
-from trainkit.boot.rundir import AttemptDir
+from trainkit.boot.rundir import AttemptDir, RunDir
 
 SIGN_SECONDS = 2.0
 
@@ -13,8 +14,8 @@ SIGN_SECONDS = 2.0
 class LifeSign(Part):
     """Writes the time into attempts/K/nodes/0.beat; ends a job that was given up while this machine slept."""
 
-    def __init__(self, attempt: AttemptDir) -> None:
-        self._attempt, self._given = attempt, 0.0
+    def __init__(self, run: RunDir, attempt: AttemptDir) -> None:
+        self._run, self._attempt, self._given = run, attempt, 0.0
 
     def step(self) -> None:
         """Give a sign, if it is time to."""
@@ -26,5 +27,5 @@ class LifeSign(Part):
             self._attempt.beat.write_text("%.3f" % now)
         except OSError:  # a full disk
             pass
-        if self._attempt.next().handle.exists():
+        if overtaken(self._run, self._attempt):
             self.ended_by = "the job was started again without this node"

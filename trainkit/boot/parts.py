@@ -7,7 +7,7 @@ from typing import Any, Callable, List, Optional
 from trainkit.boot.channel import Channel
 from trainkit.boot.lognotes import LogNotes
 from trainkit.boot.part import Part
-from trainkit.boot.rundir import AttemptDir
+from trainkit.boot.rundir import AttemptDir, RunDir
 from trainkit.job import Job, Node
 
 
@@ -19,7 +19,7 @@ def parts_of(
     if on_network and node.rank == 0:
         from trainkit.boot.lifesign import LifeSign
 
-        found.append(LifeSign(attempt))
+        found.append(LifeSign(RunDir(job.run_dir), attempt))
     if node.machines and channel is not None:
         from trainkit.boot.relay import Relay
 

@@ -233,6 +233,14 @@ def sweep(name: str, value: str, seconds: float = 5.0, grace: float = 0.0) -> Li
     return sorted(set(swept))
 
 
+def print_to(path: "os.PathLike[str]") -> None:
+    """From now on what this process prints is added to a file."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    os.close(log)
+
+
 def signal_name(number: int) -> str:
     """ "SIGKILL" for 9; the number for those without a name."""
     try:

@@ -65,11 +65,11 @@ def show(run: str, as_json: bool) -> None:
       trainkit show last
       trainkit show 4f2a90c1 --json
     """
+    from trainkit.boot.attempts import launched
     from trainkit.boot.newrun import read_record
     from trainkit.events import properties, tags
     from trainkit.notes import notes_of
     from trainkit.outcome import stages_of
-    from trainkit.restarts import launched
 
     path = find.run_dir(find.root(), run)
     record = read_record(path)

@@ -50,7 +50,7 @@ def shell(run: str, command: tuple[str, ...], rank: int, as_json: bool) -> None:
 
 def _running(path: Path) -> AttemptDir:
     """The attempt of a run that is running. Raises UserErrorException for any other run."""
-    from trainkit.restarts import launched
+    from trainkit.boot.attempts import launched
 
     status = find.status(path)[0]
     attempts = launched(RunDir(path)) if RunDir(path).job.exists() else []

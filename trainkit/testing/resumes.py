@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from trainkit import Workspace
+from trainkit.boot.attempts import launched
 from trainkit.boot.processes import with_environment
 from trainkit.loops.verifying import verify
-from trainkit.restarts import launched
 from trainkit.testing import wait_until
 from trainkit.testing.runs import submit
 
