@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainkit.boot.metriclog import SCHEMAS
 from trainkit.boot.rundir import RunDir, read_json
 from trainkit.errors import UserErrorException
 
 Event = dict[str, Any]
-SCHEMAS = ("confusion_matrix", "accuracy_table", "residuals", "predictions")
 _METRIC_KINDS = frozenset(("metric", "list", "row", "table", "image", *SCHEMAS))
 _REWIND = b'"k": "rewind"'  # as `trainkit.boot.rundir.encode` writes it
 

@@ -223,7 +223,9 @@ def test_confusion_matrices_are_kept_as_they_are(run_dir: RunDir) -> None:
     context.log_confusion_matrix("text", json.dumps(matrix))
     context.log_residuals("residuals", {**matrix, "schema_type": "residuals"})
     assert events.metrics(run_dir.path)["dict"] == matrix == events.metrics(run_dir.path)["text"]
-    for bad in ("{", {"data": 3}, [1], {"data": {"x": object()}}):
+    with pytest.raises(UserErrorException, match="log it with log_residuals"):
+        context.log_predictions("wrong", {**matrix, "schema_type": "residuals"})
+    for bad in ("{", {"data": 3}, [1], {"data": {"x": object()}}, {**matrix, "schema_type": "picture"}):
         with pytest.raises(UserErrorException):
             context.log_confusion_matrix("bad", bad)
 

@@ -55,4 +55,6 @@ def _last(value: Any) -> str:
     """A metric in a few words: the last of several values."""
     if isinstance(value, list) and value:
         return f"{value[-1]} ({len(value)} values)"
-    return f"a table of {', '.join(value)}" if isinstance(value, dict) else str(value)
+    if isinstance(value, dict):
+        return f"a {value['schema_type']}" if "schema_type" in value else f"a table of {', '.join(value)}"
+    return str(value)

@@ -12,6 +12,8 @@ from trainkit.boot.rundir import RunDir
 from trainkit.boot.writer import EventWriter
 from trainkit.errors import UserErrorException
 
+SCHEMAS = ("confusion_matrix", "accuracy_table", "residuals", "predictions")
+
 
 class MetricLog:
     """The part of a run that records metrics: each call appends one line to its writer's events."""
@@ -122,5 +124,12 @@ class MetricLog:
             raise UserErrorException(
                 "The %s %r cannot be logged: it must be a dict with the keys 'schema_type', 'schema_version' and "
                 "'data', the last a dict." % (kind, name)
+            )
+        other = plain.get("schema_type", kind)
+        if other != kind:
+            raise UserErrorException(
+                "The %s %r cannot be logged: its schema_type is %r; log it with log_%s." % (kind, name, other, other)
+                if other in SCHEMAS
+                else "The %s %r cannot be logged: its schema_type is %r, not %r." % (kind, name, other, kind)
             )
         self._event(kind, name, plain, description)
