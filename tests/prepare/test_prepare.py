@@ -14,7 +14,8 @@ import pytest
 
 from trainkit.environment import Environment, EnvironmentSpec
 from trainkit.errors import EnvironmentBuildError
-from trainkit.prepare import READY, Prepared, digest, prepare
+from trainkit.prepare import Prepared, digest, prepare
+from trainkit.prepare.entries import READY
 
 DEADLINE_SECONDS = 60.0
 BUILDER = """

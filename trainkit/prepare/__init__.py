@@ -1,40 +1,33 @@
 """From an EnvironmentSpec to an interpreter, cached by the digest of everything that decides its packages.
 
-An environment is built in its final place, `envs/<digest>/`, under a lock, and counts only once its `ready.json` is
-written, as the last step: one that was left half built is never used, and of builders at the same time one builds and
-the others wait for it.
+An environment is built in its final place, `envs/<digest>/`; when it counts, and who builds it, `entries.py` says.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import site
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
 
-from trainkit.boot.rundir import make_private, publish, read_json
 from trainkit.environment import EnvironmentSpec
-from trainkit.errors import EnvironmentBuildError, TrainkitError
+from trainkit.errors import EnvironmentBuildError
 from trainkit.imagespec import ImageSpec
 from trainkit.job import Container
 from trainkit.prepare import locks
 from trainkit.prepare.base import Base, ask, base_of
 from trainkit.prepare.digest import digest_of, inputs
-from trainkit.prepare.installer import POLL_SECONDS, Installer
+from trainkit.prepare.entries import Record, ready_or_built, reused, why
+from trainkit.prepare.installer import Installer
 from trainkit.prepare.layer import interpreter_in
 from trainkit.prepare.virtual import fill
 
 __all__ = ["Prepared", "digest", "prepare"]
 
-READY = "ready.json"
 _VERSION = "import trainkit; print(trainkit.__version__)"
 
 
@@ -88,14 +81,13 @@ def prepare(
         return Prepared(spec.interpreter, _needs_boot(spec.interpreter), "", True, f"uses {spec.interpreter} as it is")
     base = base_of(spec.interpreter)
     name = digest_of(spec, base)
-    environment = make_private(envs) / name
-    ready = _ready(environment)
-    built = False
+    environment = envs / name
+    ready, built = reused(environment, _usable), False
     if ready is None:
-        with Installer(log, cancelled) as installer, _locked(envs / f".{name}.lock", installer):
-            ready = _ready(environment)
-            if ready is None:
-                ready, built = _build(spec, base, environment, installer), True
+        with Installer(log, cancelled) as installer:
+            ready, built = ready_or_built(
+                environment, installer, _usable, lambda: _build(spec, base, environment, installer)
+            )
     words = f"{'built' if built else 'reused'} environment {name} ({time.monotonic() - begun:.1f} s)"
     lock, conda_lock = (str(path) if path.exists() else "" for path in locks.paths(environment))
     return Prepared(ready["interpreter"], ready["needs_boot"], name, not built, words, None, lock, conda_lock)
@@ -108,78 +100,40 @@ def _by_cluster(spec: EnvironmentSpec, image: ImageSpec) -> Prepared:
     return Prepared(sys.executable, True, "", True, f"the cluster runs the image {image.base}", container)
 
 
-def _ready(environment: Path) -> dict[str, Any] | None:
-    """The record of a finished environment whose interpreter is still there, or None."""
-    ready = read_json(environment / READY)
-    if isinstance(ready, dict) and os.access(ready["interpreter"], os.X_OK):
-        return ready
-    return None
+def _usable(ready: Record) -> bool:
+    """Whether the environment's interpreter is still there."""
+    return os.access(ready["interpreter"], os.X_OK)
 
 
-@contextmanager
-def _locked(path: Path, installer: Installer) -> Iterator[None]:
-    """Hold the environment's lock, which the installer's programs hold as well while they live."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        told = False
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    installer.say("waits for another process, which is building this environment")
-                    told = True
-                installer.check_cancelled()
-                time.sleep(POLL_SECONDS)
-        installer.lock = handle
-        yield
-    finally:
-        installer.lock = None
-        os.close(handle)
-
-
-def _build(spec: EnvironmentSpec, base: Base, environment: Path, installer: Installer) -> dict[str, Any]:
-    """Make the environment and its record, or leave nothing."""
+def _build(spec: EnvironmentSpec, base: Base, environment: Path, installer: Installer) -> Record:
+    """Fill the environment; its record."""
     begun = time.monotonic()
     installer.say(f"building environment {environment.name} for {spec.name}: {_why(spec, base, environment.parent)}")
-    shutil.rmtree(environment, ignore_errors=True)
-    try:
-        made = fill(spec, base, environment, installer, locks.Locks.read(locks.kept(environment)))
-        for folder in (environment, locks.kept(environment)):
-            made.write(folder)
-        interpreter = str(interpreter_in(environment))
-        ready = {
-            "name": spec.name,
-            "interpreter": interpreter,
-            "needs_boot": _needs_boot(interpreter),
-            "built": time.time(),
-            "inputs": inputs(spec, base),
-        }
-        os.sync()  # the record must not reach the disk before what it speaks of
-        publish(environment / READY, ready)
-    except BaseException as e:
-        shutil.rmtree(environment, ignore_errors=True)
-        if isinstance(e, EnvironmentBuildError):
-            tail = "\n".join(e.output.splitlines()[-60:])
-            installer.say(e.message)
-            raise EnvironmentBuildError(e.message, tail) from e
-        if isinstance(e, (OSError, TrainkitError)):
-            raise EnvironmentBuildError(f"The environment could not be built in {environment}: {e}") from e
-        raise
-    installer.say(f"environment {environment.name} is ready ({time.monotonic() - begun:.1f} s)")
+    made = fill(spec, base, environment, installer, locks.Locks.read(locks.kept(environment)))
+    for folder in (environment, locks.kept(environment)):
+        made.write(folder)
+    interpreter = str(interpreter_in(environment))
+    ready = {
+        "kind": "venv" if not spec.conda_packages else "conda",
+        "name": spec.name,
+        "interpreter": interpreter,
+        "needs_boot": _needs_boot(interpreter),
+        "built": time.time(),
+        "inputs": inputs(spec, base),
+    }
+    installer.say(f"environment {environment.name} is built ({time.monotonic() - begun:.1f} s)")
     return ready
 
 
 def _why(spec: EnvironmentSpec, base: Base, envs: Path) -> str:
     """Why nothing that is there could be reused."""
     wanted = inputs(spec, base)
-    for path in sorted(envs.glob(f"*/{READY}")):
-        there = (read_json(path) or {}).get("inputs", {})
-        if there.get("pip_packages") == wanted["pip_packages"] and there.get("inherit") == wanted["inherit"]:
-            changed = [key.replace("_", " ") for key, value in wanted.items() if there.get(key) != value]
-            return f"{path.parent.name} has the same packages, but changed since: {', '.join(changed)}"
-    return "none with these packages is there"
+
+    def related(there: Record) -> bool:
+        before = there.get("inputs", {})
+        return all(before.get(key) == wanted[key] for key in ("pip_packages", "inherit"))
+
+    return why(envs, wanted, related, "none with these packages is there")
 
 
 def _needs_boot(interpreter: str) -> bool:

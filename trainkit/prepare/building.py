@@ -21,7 +21,7 @@ _STOP_SECONDS = 60.0
 _LINES = 60
 
 # docker without BuildKit: "Step 3/5 : RUN x"; podman: "STEP 3/5: RUN x"; BuildKit: "#7 [2/3] RUN x", "#7 [stage 2/3] …"
-_STEP = re.compile(r"^(?:Step|STEP) (\d+)/(\d+) ?: (.*)$")
+_STEP = re.compile(r"^(?:\[\d+/\d+\] )?(?:Step|STEP) (\d+)/(\d+) ?: (.*)$")
 _KIT_STEP = re.compile(r"^#(\d+) \[(?:\S+ )?(\d+)/(\d+)\] (.*)$")
 _KIT_ERROR = re.compile(r"^#(\d+) ERROR:? (.*)$")
 _KIT_LINE = re.compile(r"^#(\d+) (?:\d+\.\d+ )?(.*)$")

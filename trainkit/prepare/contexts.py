@@ -56,7 +56,7 @@ def context_digest(folder: Path, envs: Path, ignore_files: tuple[str, ...] = (".
     except OSError as error:
         raise EnvironmentBuildError(
             f"{error.filename or root} cannot be read ({error.strerror}), but the image is to be built from it. Make "
-            f"it readable, or leave it out with a line in {os.path.join(root, ignore_files[0])}."
+            f"it readable, or leave it out with a line in {os.path.join(root, '.dockerignore')}."
         ) from error
     digest = _hash("\n".join(f"{i.mode:o} {i.path}\0{i.target}\0{contents.get(i.path, '')}" for i in items))
     settled = [item for item in items if not item.stamp or max(item.stamp[2:]) < started - _SETTLED_NS]

@@ -18,6 +18,7 @@ from trainkit.job import Engine
 __all__ = ["Answer", "ImageEngine", "ask", "choose_engine", "image_engine"]
 
 PREFERRED = ("docker", "podman", "apptainer")  # in this order, where nobody names one
+ASK_SECONDS = 60.0  # for a question about what is in the engine's store
 ANSWER_SECONDS = 10.0  # a daemon that is being started by its socket takes a while
 _LINES = 3  # of what an engine says, in an error
 

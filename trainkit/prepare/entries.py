@@ -1,4 +1,4 @@
-"""What `envs/` holds: folders named by the digest of what went into them, each counting once its `ready.json` is there.
+"""What `envs/` holds: folders named by the digest of what went into them, which count once their `ready.json` is there.
 
 Virtual environments and images share the rules: built in place under a lock, the record written as the last step; of
 builders at the same time one builds and the others wait; what was left half built is never used.
@@ -31,10 +31,14 @@ def record_of(entry: Path) -> Record | None:
     return ready if isinstance(ready, dict) else None
 
 
-def used(entry: Path) -> None:
-    """Note that an entry is used now: the time of its record says when it last was."""
+def reused(entry: Path, usable: Callable[[Record], bool]) -> Record | None:
+    """The record of an entry that is there and can be used, else None; the record's file then has the time of now."""
+    ready = record_of(entry)
+    if ready is None or not usable(ready):
+        return None
     with suppress(OSError):
         os.utime(entry / READY)
+    return ready
 
 
 def ready_or_built(
@@ -44,14 +48,13 @@ def ready_or_built(
 
     Raises EnvironmentBuildError with the last of what was printed.
     """
-    ready = record_of(make_private(entry.parent) / entry.name)
-    if ready is not None and usable(ready):
-        used(entry)
+    make_private(entry.parent)
+    ready = reused(entry, usable)
+    if ready is not None:
         return ready, False
     with locked(lock_of(entry), installer):
-        ready = record_of(entry)
-        if ready is not None and usable(ready):
-            used(entry)
+        ready = reused(entry, usable)
+        if ready is not None:
             return ready, False
         return _built(entry, installer, build), True
 
@@ -103,12 +106,17 @@ def _built(entry: Path, installer: Installer, build: Callable[[], Record]) -> Re
     return ready
 
 
-def why(envs: Path, wanted: Mapping[str, object], same: tuple[str, ...], what: str) -> str:
-    """Why nothing that is there could be reused: what changed since the one with the same values for `same`."""
-    for path in sorted(envs.glob(f"*/{READY}"), key=lambda path: -path.stat().st_mtime):
-        there = (read_json(path) or {}).get("inputs", {})
-        if all(there.get(key) == wanted.get(key) for key in same):
-            changed = [key.replace("_", " ") for key, value in wanted.items() if there.get(key) != value]
-            if changed:
-                return f"{path.parent.name} has the same {what}, but changed since: {', '.join(changed)}"
-    return f"none with {'these ' if what.endswith('s') else 'this '}{what} is there"
+def why(envs: Path, wanted: Mapping[str, object], related: Callable[[Record], bool], nothing: str) -> str:
+    """Why nothing that is there could be reused: what changed since the newest of those `related`, else `nothing`."""
+    newest: tuple[float, str, Record] | None = None
+    for path in envs.glob(f"*/{READY}"):
+        there = read_json(path) or {}
+        if related(there) and (newest is None or there.get("built", 0.0) > newest[0]):
+            newest = (float(there.get("built", 0.0)), path.parent.name, there)
+    if newest is None:
+        return nothing
+    before = newest[2].get("inputs", {})
+    changed = [key.replace("_", " ") for key, value in wanted.items() if before.get(key) != value]
+    if not changed:
+        return f"{newest[1]} is there no longer"
+    return f"{newest[1]} was built for the same, but changed since: {', '.join(changed)}"

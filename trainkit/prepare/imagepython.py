@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from trainkit.errors import EnvironmentBuildError
 from trainkit.prepare.engines import ImageEngine, ask
-from trainkit.prepare.resolving import Image
 
 OLDEST = (3, 8)  # what runs trainkit's boot zip
 PROBE_SECONDS = 120.0
 _MARK = "trainkit-python:"
 _FACTS = """
-import json, sys
-facts = {"path": sys.executable, "version": list(sys.version_info[:3]), "trainkit": ""}
+import json, os, sys
+facts = {"path": sys.executable, "version": list(sys.version_info[:3]), "trainkit": "", "pip": False, "conda": ""}
 if sys.version_info >= (3, 8):
+    import shutil
     from importlib.metadata import PackageNotFoundError, version
+    from importlib.util import find_spec
     try:
         facts["trainkit"] = version("trainkit")
     except PackageNotFoundError:
         pass
+    facts["pip"] = find_spec("pip") is not None
+    if os.path.isdir(os.path.join(sys.prefix, "conda-meta")):
+        there = [os.path.join(sys.prefix, "bin", "conda"), "/opt/conda/bin/conda"]
+        found = [path for path in map(shutil.which, ("micromamba", "mamba", "conda", *there)) if path]
+        facts["conda"], facts["prefix"] = (found or [""])[0], sys.prefix
 print(sys.argv[1] + json.dumps(facts))
 """
 
 
 @dataclass(frozen=True)
 class Python:
-    """An image's Python: `path` is absolute; `needs_boot` says that it has no trainkit of this version."""
+    """An image's Python: `path` is absolute; `needs_boot` says that it has no trainkit of this version.
+
+    `conda` is the program that installs into `prefix`, where the image's Python is conda's and there is such a program.
+    """
 
     path: str
     version: str
     needs_boot: bool
+    pip: bool
+    conda: str = ""
+    prefix: str = ""
 
 
 def names_for(interpreter: str) -> tuple[str, ...]:
@@ -39,36 +52,46 @@ def names_for(interpreter: str) -> tuple[str, ...]:
     return ("python", "python3") if interpreter == "python" else (interpreter,)
 
 
-def python_in(engine: ImageEngine, image: Image, interpreter: str) -> Python:
-    """The image's Python of this name. Raises EnvironmentBuildError where there is none, or it is too old."""
+def python_in(engine: ImageEngine, image: str, name: str, interpreter: str) -> Python:
+    """The Python called `interpreter` in the image of this id; people know the image as `name`.
+
+    Raises EnvironmentBuildError where there is none, or it is too old.
+    """
     from trainkit import __version__
 
     old, said = "", ""
-    for name in names_for(interpreter):
-        answer = ask(engine.probe(image.id, name, ["-E", "-c", _FACTS, _MARK]), PROBE_SECONDS)
+    for program in names_for(interpreter):
+        answer = ask(engine.probe(image, program, ["-E", "-c", _FACTS, _MARK]), PROBE_SECONDS)
         facts = _facts(answer.output)
         if facts is None:
             said = answer.error
             continue
         version = ".".join(map(str, facts["version"]))
         if tuple(facts["version"][:2]) >= OLDEST:
-            return Python(str(facts["path"] or name), version, facts["trainkit"] != __version__)
+            return Python(
+                path=str(facts["path"] or program),
+                version=version,
+                needs_boot=facts["trainkit"] != __version__,
+                pip=bool(facts["pip"]),
+                conda=str(facts["conda"]),
+                prefix=str(facts.get("prefix", "")),
+            )
         old = old or version
     asked = " or ".join(names_for(interpreter))
     lowest = ".".join(map(str, OLDEST))
     if old:
         raise EnvironmentBuildError(
-            f"The image {image.name} has Python {old} as {asked}, but a job needs Python {lowest} or later: take a "
+            f"The image {name} has Python {old} as {asked}, but a job needs Python {lowest} or later: take a "
             "newer image, or name another Python in it with python.interpreter_path."
         )
     raise EnvironmentBuildError(
-        f"The image {image.name} has no Python {lowest} or later that runs as {asked}: add one to it, or name it with "
+        f"The image {name} has no Python {lowest} or later that runs as {asked}: add one to it, or name it with "
         "python.interpreter_path.",
         said,
     )
 
 
-def _facts(output: str) -> dict[str, list[int] | str] | None:
+def _facts(output: str) -> dict[str, Any] | None:
     """What the image's Python said; None where there was none to say anything."""
     for line in output.splitlines():
         if line.startswith(_MARK):

@@ -1,34 +1,45 @@
 """From an EnvironmentSpec with an image to the image that a job's containers run: fetched or built, cached by digest.
 
-What the digest covers is the base image by its id, never by its name. Writes under `envs/` and into the engine's own
-store; the engine's daemon, where it has one, does the rest.
+What a digest covers is other images by their ids, never by their names. Writes under `envs/` and into the engine's own
+store.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainkit.environment import EnvironmentSpec
+from trainkit.errors import EnvironmentBuildError, UserErrorException
 from trainkit.imagespec import ImageSpec
 from trainkit.job import Container
-from trainkit.prepare.engines import ImageEngine, image_engine
-from trainkit.prepare.entries import Record, ready_or_built
+from trainkit.prepare.building import build_image
+from trainkit.prepare.contexts import context_digest
+from trainkit.prepare.derived import Derived
+from trainkit.prepare.dockerfiles import images_in, with_images
+from trainkit.prepare.engines import ASK_SECONDS, ImageEngine, ask, image_engine
+from trainkit.prepare.entries import Record, lock_of, locked, ready_or_built, why
 from trainkit.prepare.imagepython import python_in
 from trainkit.prepare.installer import Installer
-from trainkit.prepare.resolving import Image, Source, resolve
+from trainkit.prepare.resolving import Image, Source, facts, resolve
 
 if TYPE_CHECKING:
     from trainkit.prepare import Prepared
 
-__all__ = ["prepare_image"]
+__all__ = ["ARCHIVE", "prepare_image"]
 
 FORMAT = 1  # of entries; a change makes all be built anew
+ARCHIVE = "image.tar"  # in an entry: the image as a file, for machines that lack it
+OURS = "localhost/trainkit/"  # begins the names that trainkit gives to images
+_IGNORE_FILES = {"podman": (".containerignore", ".dockerignore")}
 
 
 def prepare_image(
@@ -49,55 +60,214 @@ def prepare_image(
     begun = time.monotonic()
     image = spec.image
     assert image is not None
-    engine = image_engine(image.engine)
-    with Installer(log, cancelled) as installer:
-        base = resolve(image.base, Source(engine, image.engine, image.registry, password, installer))
-        at = f" ({base.digest})" if base.digest else ""
-        installer.say(f"image {image.base} is {base.short}{at}: it {base.words}")
-        entry, record, made = _plain(spec, image, base, engine, envs, installer)
-    seconds = time.monotonic() - begun
-    return Prepared(
-        interpreter=sys.executable,
-        needs_boot=bool(record["needs_boot"]),
-        digest=entry.name,
-        reused=not made,
-        words=f"{'made ready' if made else 'reused'} image {image.base}, {base.short}, of {image.engine} "
-        f"({seconds:.1f} s)",
-        container=Container(
-            engine=image.engine,
-            image=record["image"],
-            name=image.words,
-            interpreter=record["interpreter"],
-            arguments=image.arguments,
-            shm_size=image.shm_size,
-        ),
+    try:
+        with Installer(log, cancelled) as installer:
+            source = Source(image_engine(image.engine), image.engine, image.registry, password, installer)
+            one = _Preparation(spec, image, envs, source).run()
+            archive = _archive(envs / one.digest, one.record, source) if share else ""
+    except UserErrorException as error:
+        raise EnvironmentBuildError(error.message) from error
+    name = f"image {image.base}," if image.base else "image"
+    what = f"{name} {_short(one.record['image'])} of {image.engine}"
+    verb = "reused" if not one.made else "built" if one.record["kind"] != "image" else "made ready"
+    container = Container(
+        engine=image.engine,
+        image=one.record["image"],
+        name=image.words,
+        interpreter=one.record["interpreter"],
+        arguments=image.arguments,
+        shm_size=image.shm_size,
+        archive=archive,
     )
+    words = f"{verb} {what} ({time.monotonic() - begun:.1f} s)"
+    return Prepared(sys.executable, bool(one.record["needs_boot"]), one.digest, not one.made, words, container)
 
 
-def _plain(
-    spec: EnvironmentSpec, image: ImageSpec, base: Image, engine: ImageEngine, envs: Path, installer: Installer
-) -> tuple[Path, Record, bool]:
-    """The entry of an image as it is: which Python it has is asked once."""
-    inputs = {"format": FORMAT, "kind": "image", "engine": image.engine, "image": base.id, "python": spec.interpreter}
-    entry = envs / digest_of(inputs)
+@dataclass(frozen=True)
+class _Entry:
+    """An image with its record in `envs/`; `made` says that it was not there before."""
 
-    def build() -> Record:
-        python = python_in(engine, base, spec.interpreter)
+    digest: str
+    record: Record
+    made: bool
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """One image's way: the base or what a Dockerfile makes, its Python, and packages on top of it."""
+
+    spec: EnvironmentSpec
+    image: ImageSpec
+    envs: Path
+    source: Source
+
+    @property
+    def engine(self) -> ImageEngine:
+        return self.source.engine
+
+    @property
+    def installer(self) -> Installer:
+        return self.source.installer
+
+    def run(self) -> _Entry:
+        """Everything, each step only where its result is not there yet."""
+        base = self._from_dockerfile() if self.image.dockerfile else self._as_it_is()
+        self._check_version(base.record)
+        derived = Derived.of(self.spec, base.record, self.envs)
+        if derived is None:
+            return base
+        entry = self._with_packages(derived, base.record)
+        return dataclasses.replace(entry, made=entry.made or base.made)
+
+    def _as_it_is(self) -> _Entry:
+        """The image that the name means now: only which Python it has is asked, once."""
+        base = self._resolved(self.image.base, self.image.registry.address if self.image.registry else "")
+        inputs = self._inputs("image", image=base.id)
+        return self._entry(inputs, {base.name: base}, lambda tag: base.id)
+
+    def _from_dockerfile(self) -> _Entry:
+        """The image that the Dockerfile makes, on the images that its names mean now."""
+        bases = {name: self._resolved(name) for name in images_in(self.image.dockerfile)}
+        context = Path(self.image.context) if self.image.context else None
+        inputs = self._inputs(
+            "dockerfile",
+            dockerfile=self.image.dockerfile,
+            build_context=self._context_digest(context),
+            base_images={name: base.id for name, base in bases.items()},
+        )
+
+        def make(tag: str) -> str:
+            text = with_images(self.image.dockerfile, self._named(bases.values()))
+            made = build_image(self.engine, self.image.engine, text, context, tag, self.installer)
+            if self._context_digest(context) != inputs["build_context"]:
+                raise EnvironmentBuildError(
+                    f"{context} changed while the image was built from it. Submit again once it is complete."
+                )
+            return made
+
+        return self._entry(inputs, bases, make)
+
+    def _with_packages(self, derived: Derived, base: Record) -> _Entry:
+        """An image with the packages, which stands on the one of `base`."""
+        below = Image(self.image.words, base["image"], "", "")
+        inputs = self._inputs("packages", base_image=below.id, **derived.inputs)
+
+        def make(tag: str) -> str:
+            (name,) = self._named([below]).values()
+            found = facts(self.engine, below.id) or {}
+            user = str((found.get("Config") or {}).get("User") or found.get("User") or "")
+            with derived.context() as folder:
+                text = derived.dockerfile(name, user)
+                try:
+                    return build_image(self.engine, self.image.engine, text, folder, tag, self.installer)
+                except EnvironmentBuildError as error:
+                    raise EnvironmentBuildError(derived.verdict(error, self.image.words), error.output) from error
+
+        return self._entry(inputs, {below.name: below}, make)
+
+    def _entry(self, inputs: dict[str, object], bases: Mapping[str, Image], make: Callable[[str], str]) -> _Entry:
+        """The entry of these inputs, made where it is not there or its image is gone."""
+        digest = digest_of(inputs)
+        tag = f"{OURS}environment:{digest}"
+        kind = str(inputs["kind"])
+
+        def build() -> Record:
+            if kind != "image":
+                self.installer.say(f"building image {digest} for {self.spec.name}: {self._why(inputs, kind)}")
+            made = make(tag)
+            python = python_in(self.engine, made, self.image.words, self.spec.interpreter)
+            return {
+                "kind": kind,
+                "name": self.spec.name,
+                "engine": self.image.engine,
+                "image": made,
+                "tags": [] if kind == "image" else [tag, *self._tags(bases.values())],
+                "bases": [{"name": b.name, "id": b.id, "digest": b.digest} for b in bases.values()],
+                "interpreter": python.path,
+                "python": dataclasses.asdict(python),
+                "needs_boot": python.needs_boot,
+                "built": time.time(),
+                "inputs": inputs,
+            }
+
+        def usable(ready: Record) -> bool:
+            return kind == "image" or facts(self.engine, str(ready["image"])) is not None
+
+        record, made = ready_or_built(self.envs / digest, self.installer, usable, build)
+        return _Entry(digest, record, made)
+
+    def _why(self, inputs: Mapping[str, object], kind: str) -> str:
+        def related(there: Record) -> bool:
+            same = ("kind", kind), ("name", self.spec.name), ("engine", self.image.engine)
+            return all(there.get(key) == value for key, value in same)
+
+        return why(self.envs, inputs, related, "none was built for it yet")
+
+    def _resolved(self, name: str, within: str = "") -> Image:
+        image = resolve(name, self.source, within)
+        at = f" ({image.digest})" if image.digest else ""
+        self.installer.say(f"image {name} is {image.short}{at}: it {image.words}")
+        return image
+
+    def _inputs(self, kind: str, **of_kind: object) -> dict[str, object]:
         return {
-            "kind": "image",
-            "name": spec.name,
-            "engine": image.engine,
-            "image": base.id,
-            "base": {"name": base.name, "id": base.id, "digest": base.digest},
-            "interpreter": python.path,
-            "version": python.version,
-            "needs_boot": python.needs_boot,
-            "built": time.time(),
-            "inputs": inputs,
-        }
+            "format": FORMAT, "kind": kind, "engine": self.image.engine, "python": self.spec.interpreter, **of_kind
+        }  # fmt: skip
 
-    record, made = ready_or_built(entry, installer, lambda ready: True, build)
-    return entry, record, made
+    def _context_digest(self, context: Path | None) -> str:
+        if context is None:
+            return ""
+        return context_digest(context, self.envs, _IGNORE_FILES.get(self.image.engine, (".dockerignore",)))
+
+    def _tags(self, bases: Iterable[Image]) -> list[str]:
+        """Names that do not move, for images to build on: an id is a name to no builder but podman's."""
+        return [f"{OURS}base:{base.id.removeprefix('sha256:')[:32]}" for base in bases]
+
+    def _named(self, bases: Iterable[Image]) -> dict[str, str]:
+        """The images by the names that they get for a build."""
+        named = {}
+        for base in bases:
+            (tag,) = self._tags([base])
+            answer = ask(self.engine.tag(base.id, tag), ASK_SECONDS)
+            if answer.code:
+                raise EnvironmentBuildError(f"{self.image.engine} could not name {base.name}: {answer.words}")
+            named[base.name] = tag
+        return named
+
+    def _check_version(self, record: Record) -> None:
+        """Raises EnvironmentBuildError where another Python is asked for than the image has."""
+        has, wanted = str(record["python"]["version"]), self.spec.python_version
+        if wanted and not (has + ".").startswith(wanted.rstrip(".*") + "."):
+            raise EnvironmentBuildError(
+                f"Python {wanted} was asked for, but {record['interpreter']} in the image {self.image.words} is Python "
+                f"{has}: leave python_version out, or take an image that has it."
+            )
+
+
+def _archive(entry: Path, record: Record, source: Source) -> str:
+    """The file of an entry's image, written once."""
+    archive = entry / ARCHIVE
+    if archive.exists():
+        return str(archive)
+    with locked(lock_of(entry), source.installer):
+        if not archive.exists():
+            partial = entry / f".{ARCHIVE}.{os.getpid()}"
+            try:
+                source.installer.say(f"saving image {_short(record['image'])} for other machines")
+                result = source.installer.run(source.engine.save(record["image"], str(partial)), Path("/"))
+                if result.code:
+                    raise EnvironmentBuildError(
+                        f"{source.kind} could not save the image for other machines, in {entry}.", result.output
+                    )
+                partial.chmod(0o600)
+                os.replace(partial, archive)
+            finally:
+                partial.unlink(missing_ok=True)
+    return str(archive)
+
+
+def _short(image: str) -> str:
+    return image.removeprefix("sha256:")[:12]
 
 
 def digest_of(inputs: dict[str, object]) -> str:

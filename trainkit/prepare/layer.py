@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainkit.errors import EnvironmentBuildError
 from trainkit.prepare.base import Base
 from trainkit.prepare.installer import Installer, uv
+from trainkit.requirements import normalised
 
 PTH = "_trainkit_base.pth"
 
@@ -54,6 +57,49 @@ def make_venv(installer: Installer, environment: Path, python: str) -> None:
             "Ask for a python_version that is installed here, or leave it out.",
             result.output,
         )
+
+
+@contextmanager
+def seen(environment: Path, base: Base) -> Iterator[None]:
+    """While it lasts, the installer takes the base's packages for packages of the environment.
+
+    It finds their records there: what each package says of itself, and no file that is not in the record's own folder,
+    so that one that is replaced loses nothing but this record.
+    """
+    made = []
+    for name, metadata in _records(base):
+        record = site_packages(environment, base) / f"{name}.dist-info"
+        record.mkdir()
+        (record / "METADATA").symlink_to(metadata)
+        (record / "RECORD").write_text(f"{record.name}/METADATA,,\n{record.name}/RECORD,,\n")
+        made.append(record)
+    try:
+        yield
+    finally:
+        for record in made:
+            if not (record / "INSTALLER").exists():  # else it is that of a package which was installed over the base's
+                shutil.rmtree(record, ignore_errors=True)
+
+
+def _records(base: Base) -> Iterator[tuple[str, Path]]:
+    """ "name-version" of each of the base's packages, of several with one name the one that is imported; its record."""
+    found = set()
+    for folder in map(Path, base.folders):
+        for entry in sorted(folder.iterdir()):
+            if entry.suffix not in (".dist-info", ".egg-info") or entry.name.startswith("~"):
+                continue
+            metadata = next((path for path in (entry / "METADATA", entry / "PKG-INFO", entry) if path.is_file()), None)
+            name, _, version = entry.stem.partition("-")
+            version = version.partition("-py")[0] or (_version(metadata) if metadata else "")
+            key = normalised(name).replace("-", "_")
+            if metadata and version and key not in found:
+                found.add(key)
+                yield f"{key}-{version}", metadata
+
+
+def _version(metadata: Path) -> str:
+    match = re.search(r"^Version: (\S+)", metadata.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return match[1] if match else ""
 
 
 def stand_on(environment: Path, base: Base) -> None:

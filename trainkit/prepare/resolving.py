@@ -15,11 +15,9 @@ from typing import Any
 from trainkit.errors import EnvironmentBuildError
 from trainkit.imagespec import RegistrySpec
 from trainkit.prepare.credentials import access, login_for
-from trainkit.prepare.engines import ImageEngine, ask
+from trainkit.prepare.engines import ASK_SECONDS, ImageEngine, ask
 from trainkit.prepare.imagenames import LOCAL_DOMAIN, ImageName, parse
 from trainkit.prepare.installer import Installer, Result
-
-ASK_SECONDS = 60.0
 
 _UNREACHABLE = re.compile(
     r"no such host|connection refused|i/o timeout|network is unreachable|no route to host|TLS handshake timeout|"
@@ -71,12 +69,15 @@ class Source:
             return self.installer.run(self.engine.pull(name.full, way.words, quiet), Path("/"), way.given)
 
 
-def resolve(name: str, source: Source) -> Image:
-    """The image that `name` means now, fetched where it is not here. Raises EnvironmentBuildError with a verdict."""
-    engine, registry = source.engine, source.registry
-    wanted = parse(name, registry.address if registry else "")
+def resolve(name: str, source: Source, within: str = "") -> Image:
+    """The image that `name` means now, fetched where it is not here; without a registry it is in `within`.
+
+    Raises EnvironmentBuildError with a verdict.
+    """
+    engine = source.engine
+    wanted = parse(name, within)
     here = facts(engine, wanted.full)
-    if here is None and not wanted.is_fixed and not registry and engine.program == "podman":
+    if here is None and not wanted.is_fixed and not within and engine.program == "podman":
         made_here = wanted.in_local_store()  # `podman build -t NAME` names it so
         here = facts(engine, made_here.full)
         wanted = made_here if here is not None else wanted

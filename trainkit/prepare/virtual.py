@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 from trainkit.environment import EnvironmentSpec
@@ -15,7 +16,7 @@ from trainkit.prepare import elsewhere, locks
 from trainkit.prepare.base import Base
 from trainkit.prepare.conda import make_conda
 from trainkit.prepare.installer import Installer
-from trainkit.prepare.layer import interpreter_in, make_venv, python_of, stand_on
+from trainkit.prepare.layer import interpreter_in, make_venv, python_of, seen, stand_on
 from trainkit.prepare.locks import Locks
 from trainkit.prepare.packages import Packages
 
@@ -44,23 +45,20 @@ def _install(
     spec: EnvironmentSpec, base: Base, environment: Path, installer: Installer, known: str, header: str, work: Path
 ) -> str:
     """Install the pip packages; returns their lock."""
-    interpreter = str(interpreter_in(environment))
-    packages = Packages(installer, spec.pip_packages, base.interpreter if spec.inherit else interpreter, work)
-    if known and _installed_again(packages, interpreter, known):
+    packages = Packages(installer, spec.pip_packages, str(interpreter_in(environment)), work)
+    if known and _installed_again(packages, known):
         return known
-    if spec.inherit:
-        exact = packages.install(interpreter, packages.plan())
-    else:
-        exact = packages.install(interpreter)
-    return header + packages.locked(interpreter, exact)
+    with seen(environment, base) if spec.inherit else nullcontext():
+        exact = packages.install()
+    return header + packages.locked(exact)
 
 
-def _installed_again(packages: Packages, interpreter: str, known: str) -> bool:
+def _installed_again(packages: Packages, known: str) -> bool:
     packages.installer.say("installing what the lock of an earlier build names, from uv's cache")
-    if packages.install_lock(interpreter, known, offline=True):
+    if packages.install_lock(known, offline=True):
         return True
     packages.installer.say("the cache does not have all of it; installing what the lock names")
-    if packages.install_lock(interpreter, known, offline=False):
+    if packages.install_lock(known, offline=False):
         return True
     packages.installer.say("what the lock names can be had no longer; deciding anew which packages are needed")
     return False
