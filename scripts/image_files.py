@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,18 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
 
 
-def config(layer: str) -> bytes:
-    """The configuration of an image of one layer, whose SHA-256 is given; the image's id is this text's SHA-256."""
+def config(layer: str, variables: Sequence[str] = ()) -> bytes:
+    """The configuration of an image of one layer, whose SHA-256 is given; the image's id is this text's SHA-256.
+
+    `variables` ("NAME=value") are set in its containers: images of the same files with others are other images.
+    """
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     return _json(
         {
             "architecture": machine,
             "os": "linux",
             "created": "2024-01-01T00:00:00Z",
-            "config": {"Env": [_PATH], "Cmd": ["/bin/bash"]},
+            "config": {"Env": [_PATH, *variables], "Cmd": ["/bin/bash"]},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer}"]},
             "history": [{"created": "2024-01-01T00:00:00Z", "created_by": "mmdebstrap"}],
         }
@@ -89,7 +93,14 @@ class Storage:
         self._blob(digest).write_bytes(content)
         return digest
 
-    def add(self, root: Path, name: str) -> str:
+    def layer(self, name: str) -> Path:
+        """The root file system of an image that `add` has put there."""
+        repository, _, tag = name.rpartition(":")
+        place = ("repositories", repository, "_manifests", "tags", tag, "current", "link")
+        manifest = self._blob(self.base.joinpath(*place).read_text().removeprefix("sha256:"))
+        return self._blob(json.loads(manifest.read_text())["layers"][0]["digest"].removeprefix("sha256:"))
+
+    def add(self, root: Path, name: str, variables: Sequence[str] = ()) -> str:
         """Put the image of a root file system there under a name; returns the digest that a pull of it tells."""
         repository, _, tag = name.rpartition(":")
         layer = _file_digest(root)
@@ -98,7 +109,7 @@ class Storage:
                 os.link(root, self._blob(layer))
             except OSError:  # another file system
                 shutil.copyfile(root, self._blob(layer))
-        text = config(layer)
+        text = config(layer, variables)
         image = self._put(text)
         parts = {
             "schemaVersion": 2,

@@ -46,10 +46,13 @@ _VARIABLES = (
 )  # fmt: skip
 
 
-def cache() -> Path:
+def _cache() -> Path:
     """trainkit's folder of caches, as the scripts find it."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("TRAINKIT_CACHE") or Path(base) / "trainkit")
+
+
+CACHE = _cache()  # whatever home a test sets later
 
 
 def _release() -> str:
@@ -60,12 +63,12 @@ def _release() -> str:
 
 def images() -> Path:
     """Where scripts/containers keeps its images."""
-    return cache() / f"images-{_release()}"
+    return CACHE / f"images-{_release()}"
 
 
 def services_folder() -> Path:
     """Where the tests' engines keep their images and locks."""
-    folder = cache() / f"containers-{_release()}"
+    folder = CACHE / f"containers-{_release()}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -144,7 +147,8 @@ def _start(folder: Path) -> dict[str, object]:
     """Start a keeper and wait until it is ready. It belongs to no test session: others may come to need it."""
     for name in ("ready.json", "failed"):
         (folder / name).unlink(missing_ok=True)
-    kept = {name: value for name, value in os.environ.items() if name not in (*_VARIABLES, "TESTS_OF_TRAINKIT")}
+    unwanted = (*_VARIABLES, "REGISTRY_", "TESTS_OF_TRAINKIT")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     with (folder / "keeper.log").open("wb") as log:
         keeper = subprocess.Popen(
             [sys.executable, "-I", container_keeper.__file__, str(folder), str(images())],
