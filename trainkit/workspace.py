@@ -156,10 +156,7 @@ class Workspace:
     def list(
         cls, subscription_id: str | None = None, auth: object = None, resource_group: str | None = None
     ) -> dict[str, builtins.list[Workspace]]:
-        """The workspace that is found from the current directory, by its name; empty where there is none.
-
-        No list of workspaces is kept anywhere: each is a directory.
-        """
+        """The workspace that is found from the current directory, by its name: there is no list of others."""
         path = find_config(Path())
         found = [cls._of(load_config(path))] if path is not None else []
         return {workspace.name: [workspace] for workspace in found}
@@ -269,6 +266,10 @@ class Workspace:
     def get_default_keyvault(self) -> NoReturn:
         """Raises UserErrorException, which says where secrets are read from."""
         refuse("Workspace.get_default_keyvault", REMEDIES["Keyvault"])
+
+    def get_mlflow_tracking_uri(self) -> NoReturn:
+        """Raises UserErrorException: runs are not mirrored into MLflow yet."""
+        refuse("Workspace.get_mlflow_tracking_uri", "runs are not in MLflow yet: log with Run.get_context().log")
 
     def get_run(self, run_id: str) -> Run:
         """The run of this id. Raises where there is none."""

@@ -117,9 +117,9 @@ def test_an_unknown_name_names_the_nearest(code: str, words: str, old_names: Non
 def test_an_unknown_attribute_is_no_attribute(old_names: None) -> None:
     import azureml.core
 
-    assert not hasattr(azureml.core, "ScriptRunner") and not hasattr(azureml.core, "__file__")
+    assert not hasattr(azureml.core, "RunScripts") and not hasattr(azureml.core, "__file__")
     with pytest.raises(AttributeError, match=r"did you mean azureml\.core\.ScriptRunConfig\?"):
-        azureml.core.ScriptRunner  # noqa: B018
+        azureml.core.ScriptRunConfigs  # noqa: B018
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from trainkit.run import Run
 
 # The images that the SDK's last version runs jobs in, by name: they are used where a job asks for them.
-DEFAULT_CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20251130.v1"
-DEFAULT_GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.8-cudnn8-ubuntu22.04:20251130.v1"
+DEFAULT_CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:20251002.v1"
+DEFAULT_GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.8-cudnn8-ubuntu22.04"
 
 
 class Credentials:
@@ -25,7 +25,7 @@ def set_diagnostics_collection(
     """Nothing: trainkit sends nothing to anybody."""
 
 
-def get_run(experiment: Experiment, run_id: str, **kwargs: object) -> Run:
+def get_run(experiment: Experiment, run_id: str, rehydrate: bool = True, clean_up: bool = True) -> Run:
     """The experiment's run of this id. Raises UserErrorException where there is none."""
     from trainkit.run import Run
 

@@ -16,36 +16,48 @@ _ERRORS = """AzureMLException UserErrorException AuthenticationException Compute
     DiscoveryUrlNotFoundException AzureMLAggregatedException"""
 _CREDENTIALS = "InteractiveLoginAuthentication ServicePrincipalAuthentication MsiAuthentication AzureCliAuthentication"
 _SERVICES = "Webservice LocalWebservice AciWebservice AksWebservice AksEndpoint"
-_SWEEPS = """HyperDriveConfig HyperDriveRunConfig HyperDriveRun PrimaryMetricGoal
-    RandomParameterSampling GridParameterSampling BayesianParameterSampling
-    BanditPolicy MedianStoppingPolicy TruncationSelectionPolicy NoTerminationPolicy
-    choice randint uniform quniform loguniform qloguniform normal qnormal lognormal qlognormal"""
+_SAMPLINGS = "HyperParameterSampling RandomParameterSampling GridParameterSampling BayesianParameterSampling"
+_POLICIES = """EarlyTerminationPolicy BanditPolicy MedianStoppingPolicy TruncationSelectionPolicy
+    NoTerminationPolicy"""
+_SPACES = "choice randint uniform quniform loguniform qloguniform normal qnormal lognormal qlognormal"
+_SWEEPS = "HyperDriveConfig HyperDriveRunConfig HyperDriveRun PrimaryMetricGoal %s %s %s" % (
+    _SAMPLINGS, _POLICIES, _SPACES,
+)  # fmt: skip
+_CLOUDS = """RemoteCompute AksCompute ComputeInstance BatchCompute DsvmCompute HDInsightCompute DatabricksCompute
+    SynapseCompute AdlaCompute DataFactoryCompute KustoCompute"""
+_IMAGES = "DEFAULT_CPU_IMAGE DEFAULT_GPU_IMAGE"
 _PIPELINES = "Pipeline PipelineData PipelineParameter PublishedPipeline StepSequence"
 _STEPS = "PythonScriptStep EstimatorStep HyperDriveStep DataTransferStep ParallelRunStep ParallelRunConfig"
 
 _MODULES: Dict[str, str] = {
     "azureml": "",
     "azureml.core": """Workspace Experiment Environment ScriptRunConfig Run Model RunConfiguration ComputeTarget
-        ContainerRegistry Dataset Datastore Webservice Image Keyvault VERSION __version__""",
+        ContainerRegistry ScriptRun get_run Dataset Datastore Webservice Image Keyvault VERSION __version__""",
     "azureml.core.authentication": _CREDENTIALS,
-    "azureml.core.compute": "ComputeTarget AmlCompute RemoteCompute AksCompute ComputeInstance KubernetesCompute",
+    "azureml.core.compute": "ComputeTarget AmlCompute KubernetesCompute " + _CLOUDS,
+    "azureml.core.compute.aks": "AksCompute",
     "azureml.core.compute.amlcompute": "AmlCompute AmlComputeProvisioningConfiguration AmlComputeStatus",
     "azureml.core.compute.compute": "ComputeTarget",
+    "azureml.core.compute.computeinstance": "ComputeInstance",
+    "azureml.core.compute.kubernetescompute": "KubernetesCompute",
+    "azureml.core.compute.remote": "RemoteCompute",
     "azureml.core.compute_target": "ComputeTargetException",
     "azureml.core.conda_dependencies": "CondaDependencies",
     "azureml.core.container_registry": "ContainerRegistry",
     "azureml.core.databricks": "PyPiLibrary",
     "azureml.core.dataset": "Dataset",
     "azureml.core.datastore": "Datastore",
-    "azureml.core.environment": "Environment CondaDependencies DEFAULT_CPU_IMAGE DEFAULT_GPU_IMAGE",
+    "azureml.core.environment": "Environment CondaDependencies DockerSection DockerBuildContext PythonSection "
+    + _IMAGES,
     "azureml.core.experiment": "Experiment",
     "azureml.core.image": "ContainerImage Image",
     "azureml.core.keyvault": "Keyvault",
     "azureml.core.model": "Model InferenceConfig",
     "azureml.core.run": "Run get_run _OfflineRun",
     "azureml.core.runconfig": """RunConfiguration MpiConfiguration PyTorchConfiguration TensorflowConfiguration
-        ParallelTaskConfiguration DockerConfiguration DataReferenceConfiguration EnvironmentDefinition
-        CondaDependencies ContainerRegistry DEFAULT_CPU_IMAGE DEFAULT_GPU_IMAGE""",
+        ParallelTaskConfiguration DockerConfiguration DataReferenceConfiguration EnvironmentDefinition Environment
+        CondaDependencies ContainerRegistry MPI_CPU_IMAGE MPI_GPU_IMAGE """
+    + _IMAGES,
     "azureml.core.script_run": "ScriptRun",
     "azureml.core.script_run_config": "ScriptRunConfig",
     "azureml.core.webservice": _SERVICES,
@@ -53,6 +65,7 @@ _MODULES: Dict[str, str] = {
     "azureml.data": "FileDataset TabularDataset OutputFileDatasetConfig",
     "azureml.data.data_reference": "DataReference",
     "azureml.data.datapath": "DataPath DataPathComputeBinding",
+    "azureml.data.output_dataset_config": "OutputFileDatasetConfig",
     "azureml.data.dataset_factory": "FileDatasetFactory TabularDatasetFactory",
     "azureml.exceptions": _ERRORS,
     "azureml.pipeline": "",
@@ -64,18 +77,27 @@ _MODULES: Dict[str, str] = {
     "azureml.train.dnn": "PyTorch Nccl Gloo Mpi TensorFlow Chainer ParameterServer",
     "azureml.train.estimator": "Estimator",
     "azureml.train.hyperdrive": _SWEEPS + " HyperDriveConfigException",
+    "azureml.train.hyperdrive.exceptions": "HyperDriveConfigException",
+    "azureml.train.hyperdrive.parameter_expressions": _SPACES,
+    "azureml.train.hyperdrive.policy": _POLICIES,
+    "azureml.train.hyperdrive.run": "HyperDriveRun",
+    "azureml.train.hyperdrive.runconfig": "HyperDriveConfig HyperDriveRunConfig PrimaryMetricGoal",
+    "azureml.train.hyperdrive.sampling": _SAMPLINGS,
+    "azureml.train.sklearn": "SKLearn",
     "azureml.widgets": "RunDetails",
 }
 MODULES: Dict[str, List[str]] = {module: names.split() for module, names in _MODULES.items()}
 
 _HOMES: Dict[str, str] = {  # the module of trainkit, ":" and the name there where that is another one
     "attached:AttachedCompute": "KubernetesCompute",
-    "azureml.rest": "set_diagnostics_collection get_run DEFAULT_CPU_IMAGE DEFAULT_GPU_IMAGE",
+    "azureml.rest": "set_diagnostics_collection get_run " + _IMAGES,
+    "azureml.rest:DEFAULT_CPU_IMAGE": "MPI_CPU_IMAGE",
+    "azureml.rest:DEFAULT_GPU_IMAGE": "MPI_GPU_IMAGE",
     "azureml.rest:Credentials": _CREDENTIALS,
     "azureml.widgets": "RunDetails",
     "compute": "ComputeTarget AmlCompute",
     "compute:ProvisioningConfiguration": "AmlComputeProvisioningConfiguration",
-    "environment": "Environment CondaDependencies ContainerRegistry",
+    "environment": "Environment CondaDependencies ContainerRegistry DockerSection DockerBuildContext PythonSection",
     "environment:Environment": "EnvironmentDefinition",
     "errors": _ERRORS + " HyperDriveConfigException",
     "errors:TrainkitError": "AzureMLException",
@@ -106,7 +128,7 @@ _REMEDIES: Tuple[Tuple[str, str], ...] = (  # names that can be imported but not
         "pipelines are not built: call Experiment.submit and Run.wait_for_completion for each step in turn",
     ),
     (
-        "RemoteCompute AksCompute ComputeInstance",
+        _CLOUDS,
         "a cloud's machines do not exist here: attach a cluster with ComputeTarget.attach(ws, name, launcher)",
     ),
     (
@@ -119,7 +141,7 @@ _REMEDIES: Tuple[Tuple[str, str], ...] = (  # names that can be imported but not
         "node, and max_restarts= starts a job again that has failed",
     ),
     (
-        "TensorFlow Chainer",
+        "TensorFlow Chainer SKLearn",
         "there is no estimator for this framework: Estimator(..., pip_packages=[...]) runs any script",
     ),
     ("AutoMLConfig", "automated machine learning is not built: submit a script that searches, as with scikit-learn"),
