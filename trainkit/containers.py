@@ -69,8 +69,7 @@ def image_of(
         registry=section.registry().spec(),
         arguments=arguments_of(run.arguments or section.arguments),
         shm_size=size_of(run.shm_size if run.shm_size is not None else section.shm_size),
-        shared_volumes=flag_of("shared_volumes", run.shared_volumes)
-        and flag_of("shared_volumes", section.shared_volumes),
+        shared_volumes=_shared(section, run),
     )
 
 

@@ -25,7 +25,7 @@ def test_a_job_finds_what_was_built(workspace: Workspace, shelf: Shelf, capsys: 
     details = made.register(workspace).build(workspace)
     details.wait_for_completion(show_output=True)
     assert details.status == "Succeeded" and "building environment" in details.log
-    assert "is ready" in capsys.readouterr().out
+    assert "built environment" in capsys.readouterr().out
     again = made.build_local(workspace, useDocker=False)
     again.wait_for_completion(show_output=True)
     assert "reused environment" in capsys.readouterr().out
