@@ -64,11 +64,19 @@ class Guard:
         finally:
             self._quietly(self.engine.remove(self.name), _REMOVE_SECONDS)
         if status and not self.attempt.agent_end(self.node).exists() and not self.asked:
-            raise LaunchError(
-                "The container of %s did not run (%s ended with %d): %s"
-                % (self.container.name, self.container.engine, status, " ".join(self.printed) or "it said nothing")
-            )
+            raise LaunchError(self._why(status))
         return status
+
+    def _why(self, status: int) -> str:
+        """What became of the container, whose agent did not live to say so itself."""
+        where = (self.container.name, os.uname().nodename)
+        number = -status if status < 0 else status - 128
+        if 0 < number < signal.NSIG:
+            return "The container of %s on %s was ended by %s." % (*where, processes.signal_name(number))
+        said = " ".join(self.printed) or "it said nothing"
+        return "The container of %s on %s did not run (%s ended with %d): %s" % (
+            *where, self.container.engine, status, said,
+        )  # fmt: skip
 
     def _stop(self) -> None:
         """Ask what is inside to end, once."""
