@@ -8,7 +8,7 @@ from typing import Any
 
 from trainkit import outcome
 from trainkit.boot import processes
-from trainkit.boot.gathering import ASKED
+from trainkit.boot.asked import ASKED
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.job import Job
 from trainkit.sentences import tail

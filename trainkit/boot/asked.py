@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+ASKED = "Asked to end before the job began."  # what an agent says of itself then
+
 
 class Asked:
     """Takes SIGTERM and SIGINT for requests to end, from its making on; one for all that the process does."""

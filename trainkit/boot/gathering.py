@@ -13,6 +13,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from trainkit.boot import network, processes
+from trainkit.boot.asked import ASKED
 from trainkit.boot.attempts import overtaken
 from trainkit.boot.channel import Channel, HeadChannel, Message, NodeChannel
 from trainkit.boot.ports import reserve_port
@@ -23,7 +24,6 @@ from trainkit.job import Job, Node
 HANDLE_SECONDS = 30.0  # for the driver to record its handle
 LOOK_SECONDS = 0.2  # between two looks at files that say that the job will not begin
 GATHER_SECONDS = 60.0  # for all nodes to report to the head
-ASKED = "Asked to end before the job began."
 _LOOPBACK = "127.0.0.1"
 
 

@@ -14,6 +14,7 @@ import resource
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
@@ -33,21 +34,25 @@ _FULL_BYTES = 4 << 20  # larger files are known by their size, beginning and end
 _PART_BYTES = 1 << 16
 # Runs in the job's interpreter, whatever its version: names and versions by the folders' names, no file is read.
 _LIST_PACKAGES = """
-import json, os, sys
-found = {}
-for folder in filter(None, sys.path):
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        continue
-    for name in names:
-        stem, _, kind = name.rpartition(".")
-        if kind in ("dist-info", "egg-info") and name[0] != "~":
-            package, _, version = stem.partition("-")
-            package = package.lower().replace("_", "-").replace(".", "-")
-            found.setdefault(package, version.partition("-py")[0])
-print(json.dumps(["%d.%d.%d" % sys.version_info[:3], found]))
+def listed():
+    import os, sys
+    found = {}
+    for folder in sys.path:
+        if folder in ("", os.getcwd()):
+            continue
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        for name in names:
+            stem, _, kind = name.rpartition(".")
+            if kind in ("dist-info", "egg-info") and name[0] != "~":
+                package, _, version = stem.partition("-")
+                package = package.lower().replace("_", "-").replace(".", "-")
+                found.setdefault(package, version.partition("-py")[0])
+    return ["%d.%d.%d" % sys.version_info[:3], found]
 """
+_TELL = _LIST_PACKAGES + "import json\nprint(json.dumps(listed()))\n"
 
 
 def facts(job: Job, attempt: AttemptDir, node: int) -> Dict[str, Any]:
@@ -80,9 +85,13 @@ def python(interpreter: str, environment: Mapping[str, str]) -> Dict[str, Any]:
     """The interpreter's version and packages, or the `problem` that it has here."""
     if not os.path.exists(interpreter):
         return {"path": interpreter, "problem": "is missing"}
+    if interpreter == sys.executable and not any(name.startswith("PYTHON") for name in environment):
+        own: Dict[str, Any] = {}
+        exec(_LIST_PACKAGES, own)
+        return _told(interpreter, *own["listed"]())
     try:
         done = subprocess.run(
-            [interpreter, "-B", "-c", _LIST_PACKAGES], env={**without_ranks(os.environ), **environment}, cwd="/",
+            [interpreter, "-B", "-c", _TELL], env={**without_ranks(os.environ), **environment}, cwd="/",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=_PYTHON_SECONDS,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -94,6 +103,10 @@ def python(interpreter: str, environment: Mapping[str, str]) -> Dict[str, Any]:
     except (ValueError, IndexError):
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["exit code %d" % done.returncode]
         return {"path": interpreter, "problem": "does not start (%s)" % last[0][:200]}
+    return _told(interpreter, version, packages)
+
+
+def _told(interpreter: str, version: str, packages: Mapping[str, str]) -> Dict[str, Any]:
     return {
         "path": interpreter,
         "version": version,

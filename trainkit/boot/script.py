@@ -17,6 +17,8 @@ _LIMIT = 8000  # characters kept of any one text: a record must fit into its res
 _FILE = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:,)?(?: in (?P<function>.+))?$', re.MULTILINE)
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "unable to allocate")
 
+_OWN = os.path.dirname((lambda: None).__code__.co_filename)  # where the code of this package says that it comes from
+
 threads: List[Dict[str, Any]] = []  # exceptions that ended a thread, kept until the process ends
 
 
@@ -66,8 +68,8 @@ def here() -> str:
 
 def _installed(file: str) -> bool:
     """Whether a file belongs to Python, an installed package or trainkit itself rather than to the user."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    roots = {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")} | {here}
+    roots = {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    roots.add(os.path.dirname(_OWN))
     return (
         file.startswith(tuple(os.path.join(root, "") for root in roots))
         or "site-packages" in file
@@ -93,9 +95,10 @@ def places_in(text: str) -> List[Tuple[str, int, str]]:
 
 def without_own_frames(stack: str) -> str:
     """A printed stack without the frames that only started the script."""
-    own = 'File "' + os.path.dirname(os.path.abspath(__file__))
     return "".join(
-        line for line in stack.splitlines(keepends=True) if own not in line and 'File "<frozen runpy>"' not in line
+        line
+        for line in stack.splitlines(keepends=True)
+        if 'File "' + _OWN not in line and 'File "<frozen runpy>"' not in line
     )
 
 
@@ -113,9 +116,8 @@ def describe(error: BaseException, code: str) -> Dict[str, Any]:
 
 def _place(error: BaseException, message: str, code: str) -> Dict[str, Any]:
     """Where an exception comes from, and its traceback; of a data loader's worker, its own and its message."""
-    own = os.path.dirname(os.path.abspath(__file__))
     extracted = traceback.extract_tb(error.__traceback__)
-    frames = [f for f in extracted if os.path.dirname(f.filename) != own and f.filename != "<frozen runpy>"]
+    frames = [f for f in extracted if os.path.dirname(f.filename) != _OWN and f.filename != "<frozen runpy>"]
     places = [(f.filename, f.lineno or 0, f.name) for f in frames]
     found: Dict[str, Any] = {}
     if "Original Traceback (most recent call last):" in message:  # re-raised from a data loader's worker process
