@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.engines import container_keeper, containers
+from tests.engines import containers, node_podman
 from tests.engines.commands import Client
+from tests.engines.node_podman import WELL, ended_well
 from tests.engines.testbed import Testbed, missing
 
 pytestmark = pytest.mark.engine
-# In each node's own memory: quick, and gone with the node.
-STORAGE = """
-[storage]
-driver = "overlay"
-graphroot = "/dev/shm/podman"
-runroot = "/run/podman"
-"""
-WELL = """
-import os, sys, time
-from trainkit import Run
-with Run.get_context() as run:
-    run.log("rank", int(os.environ["RANK"]))
-print("in", sys.version.split()[0], "on", os.uname().nodename, "at", os.environ["HOME"], flush=True)
-open("outputs/%s.txt" % os.environ["RANK"], "w").write("x")
-"""
 LONG = WELL + "time.sleep(300)\n"
 
 
@@ -39,15 +24,7 @@ def bed() -> Iterator[Testbed]:
     if reason:
         pytest.skip(reason)
     with Testbed(nodes=2) as made:
-        for name in ("ctl", *made.names):
-            folder = made.folder / f"podman-{name}"
-            container_keeper.podman_settings(folder, made.folder / f"r-{name}", "127.0.0.1:1")
-            (folder / "storage.conf").write_text(STORAGE)
-            files = " ".join(
-                shlex.quote(str(folder / f"{kind}.conf")) for kind in ("containers", "storage", "registries")
-            )
-            made.run(name, ["bash", "-c", f"mkdir -p /etc/containers && cp {files} /etc/containers/"], timeout=20)
-        made.run("ctl", ["podman", "load", "-q", "-i", str(containers.images() / "small.tar")], timeout=120)
+        node_podman.install(made)
         made.slurm()
         yield made
 
@@ -61,18 +38,7 @@ def image_there(bed: Testbed, node: str) -> bool:
 def nothing_stays(bed: Testbed, client: Client, run: Path) -> None:
     """No process and no container of the run on any node."""
     client.nothing_left(run, 15)
-    for node in bed.names:
-        assert not bed.run(node, ["podman", "ps", "-aq"], timeout=30).stdout.strip()
-
-
-def ended_well(run: Path, told: dict[str, object]) -> None:
-    """Every rank ran in the image, on its own node, and its files are here."""
-    assert told["status"] == "Completed", told
-    logs = [path.read_text() for path in sorted(run.glob("attempts/1/logs/rank-*.log"))]
-    assert [line.split()[3] for line in logs] == ["node1", "node2"]
-    assert all(line.startswith("in 3.11.") and line.split()[-1].endswith("/home") for line in logs)
-    assert sorted(path.name for path in run.glob("outputs/*")) == ["0.txt", "1.txt"]
-    assert not (run / "home").exists()
+    assert not node_podman.left(bed)
 
 
 def test_over_ssh_the_image_comes_from_the_shared_disk(bed: Testbed) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.engines import containers, node_podman
+from tests.engines.commands import Client
 from tests.engines.matrix import FEW, Matrix, rotating
 from tests.engines.ondemand import checked_out
 from tests.engines.testbed import Testbed, missing
@@ -125,6 +127,18 @@ run = Run.get_context()
 run.log("rank", int(os.environ["RANK"]))
 run.log("host", socket.gethostname())
 """
+
+
+def test_an_agent_runs_in_a_container_of_its_node(cluster: Cluster) -> None:
+    reason = containers.missing()
+    if reason:
+        pytest.skip(reason)
+    node_podman.install(cluster.bed)
+    python = str(cluster.venv / "bin" / "python")
+    client = Client(cluster.bed, "image", "ray", address=cluster.address, python=python)
+    run = client.submit(node_podman.WELL, "--image", containers.SMALL, "--engine", "podman")
+    node_podman.ended_well(run, client.ended(run))
+    assert not node_podman.left(cluster.bed)
 
 
 def test_a_run_of_two_nodes_is_one_rank_on_each(cluster: Cluster) -> None:
