@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,27 @@ def test_source_and_outputs_are_kept(experiment: Experiment, tmp_path: Path) -> 
     assert Path(run.download_file("outputs/model.pt", tmp_path)).read_text() == "weights"
     assert zipfile.ZipFile(run.restore_snapshot(path=tmp_path)).namelist() == ["train.py"]
     assert run.get_properties()["ContentSnapshotId"] == run.get_snapshot_id()
+
+
+def test_the_folder_outputs_is_made_and_kept_from_now_on(experiment: Experiment) -> None:
+    Path("outputs").mkdir()
+    Path("outputs/old.txt").write_text("of an earlier program")
+    os.utime("outputs/old.txt", (0, 0))
+    Path("train.py").write_text("print()")
+    with experiment.start_logging() as run:
+        stored = run.upload_file("notes.txt", "train.py")
+        Path("outputs/model.pt").write_text("weights")
+        again = run.take_snapshot(".")
+    assert stored.serialize() == {"name": "notes.txt"}
+    assert run.get_file_names() == ["notes.txt", "outputs/model.pt"]
+    assert again == run.get_snapshot_id()
+    Path("train.py").write_text("print(2)")
+    other = run.take_snapshot(".")
+    assert other != run.get_snapshot_id()
+    assert "train.py" in zipfile.ZipFile(run.restore_snapshot(other, "restored")).namelist()
+    with experiment.start_logging(outputs=False, snapshot_directory=None) as nothing:
+        Path("outputs/more.pt").write_text("weights")
+    assert nothing.get_file_names() == []
 
 
 def test_a_run_that_cannot_start_leaves_nothing(experiment: Experiment, tmp_path: Path) -> None:

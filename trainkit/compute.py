@@ -145,9 +145,12 @@ class AmlCompute(ComputeTarget):
         if unused := ", ".join(name for name, value in given.items() if value is not None):
             words = f"No effect here, because they describe a cloud's machines: {unused}."
             warnings.warn(words, DeprecationWarning, stacklevel=2)
+        idle = idle_seconds_before_scaledown
+        if isinstance(idle, str) and idle.isdecimal():  # as the vendor's own samples give it
+            idle = int(idle)
         most = require_max_nodes(max_nodes)
         configuration = ProvisioningConfiguration(
-            vm_size, vm_priority, min_nodes, most, idle_seconds_before_scaledown, dict(tags or {}), description or ""
+            vm_size, vm_priority, min_nodes, most, idle, dict(tags or {}), description or ""
         )
         configuration.validate_configuration()
         return configuration

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Generator, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,18 +76,32 @@ class Experiment:
 
     def start_logging(
         self,
-        outputs: str | os.PathLike[str] | None = None,
+        outputs: str | os.PathLike[str] | bool | None = None,
         snapshot_directory: str | os.PathLike[str] | None = ".",
         display_name: str | None = None,
         **kwargs: Any,
     ) -> Run:
         """A run that this process records itself, until `complete()`; as a context manager it completes or fails.
 
-        The source in `snapshot_directory` is recorded with it (None: nothing is); the folder `outputs`, when it ends.
+        The source in `snapshot_directory` is recorded with it (None: nothing is), and when it ends the folder
+        `outputs`: of "./outputs", which is made for it, what is new since it began; of another folder all; of False
+        nothing.
         """
         if kwargs:
             raise UserErrorException(f"start_logging does not take {', '.join(kwargs)}.")
-        return start_interactive(self, name=display_name, outputs=outputs, source=snapshot_directory)
+        everything = outputs is not None and outputs is not True
+        if not everything:
+            outputs = "outputs"
+            with suppress(OSError):
+                os.makedirs(outputs, exist_ok=True)
+        kept = None if isinstance(outputs, bool) else outputs
+        return start_interactive(
+            self, name=display_name, outputs=kept, source=snapshot_directory, all_outputs=everything
+        )
+
+    def get_portal_url(self) -> str:
+        """The directory of the experiment's runs as a file URL."""
+        return self.directory.absolute().as_uri()
 
     def get_runs(
         self,
@@ -218,8 +233,12 @@ def start_interactive(
     run_id: str | None = None,
     outputs: str | os.PathLike[str] | None = None,
     source: str | os.PathLike[str] | None = None,
+    all_outputs: bool = True,
 ) -> Run:
-    """A new run of type "azureml.interactive" that this process keeps alive; nothing is left where that fails."""
+    """A new run of type "azureml.interactive" that this process keeps alive; nothing is left where that fails.
+
+    Of the folder `outputs` it keeps all, or what is new since it began.
+    """
     from trainkit import exits, offline
 
     workspace = experiment.workspace
@@ -229,6 +248,7 @@ def start_interactive(
     code = newrun.experiment_dir(workspace.root, experiment.name) / f".{run_id}.code"
     try:
         facts: dict[str, Any] = {"outputs": os.path.abspath(outputs) if outputs is not None else None}
+        facts["all_outputs"] = all_outputs
         if source is not None:
             facts["snapshot"] = record_source(workspace, source, code)
         if name is not None:

@@ -50,7 +50,7 @@ class Session:
         folder = record.get("outputs")
         if not folder or self.rank.rank != 0 or self.pid != os.getpid() or self.ended:
             return
-        begun = float(record["created"]) - 1.0 if record["type"] == OFFLINE else 0.0
+        begun = 0.0 if record.get("all_outputs", record["type"] != OFFLINE) else float(record["created"]) - 1.0
         for name, path in below(Path(folder)):
             facts = path.stat()
             now = (facts.st_mtime_ns, facts.st_size)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainkit.boot.rundir import TERMINAL, publish, read_json
+from trainkit.boot.rundir import TERMINAL, make_private, publish, read_json
 from trainkit.errors import (
     ActivityFailedException,
     ExperimentExecutionException,
@@ -265,9 +266,17 @@ class Run(RecordedRun):
         return child
 
     def take_snapshot(self, file_or_folder_path: str | os.PathLike[str]) -> str:
-        """Record a source directory with this run, which has none yet; the snapshot's id."""
+        """Record a source directory; the snapshot's id. It is the run's own where that has none yet, and else one more
+        of the workspace's, which `restore_snapshot(id)` gives back.
+        """
         from trainkit.experiment import record_source
 
+        if self._dir.code.exists():
+            making = make_private(self._dir.once / f".snapshot-{os.urandom(4).hex()}")
+            try:
+                return str(record_source(self.workspace, file_or_folder_path, making / "code")["id"])
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
         taken = record_source(self.workspace, file_or_folder_path, self._dir.code)
         self.add_properties({"ContentSnapshotId": taken["id"]})
         return str(taken["id"])

@@ -58,6 +58,8 @@ class RunConfiguration:
     preflight: bool = True  # nodes of several machines compare notes before the ranks start
     grace_seconds: float | None = None  # None: 30 where the job may go on later (a loop, restarts), else 4
     docker: DockerConfiguration = field(default_factory=DockerConfiguration)
+    auto_prepare_environment: bool = True  # of old scripts: without effect, as is the next
+    prepare_environment: bool = True
 
     def distributed(self) -> DistributedConfiguration | None:
         """The configuration that `communicator` chooses; raises RunConfigurationException for an unknown one."""

@@ -171,7 +171,7 @@ class RunContext(MetricLog):
 
     # --- files
 
-    def upload_file(self, name: str, path_or_stream: Any, datastore_name: Optional[str] = None) -> None:
+    def upload_file(self, name: str, path_or_stream: Any, datastore_name: Optional[str] = None) -> files.Stored:
         """Store a copy of a file, or of what an open file yields, under `name` in the run.
 
         A name is given once: UserErrorException where it is taken. Ranks that store the same name store one file, rank
@@ -193,6 +193,7 @@ class RunContext(MetricLog):
                 "Run %s has a file named %r already; a file is stored once: choose another name." % (self.id, name)
             )
         self._uploaded[name] = 1
+        return files.Stored(name)
 
     def upload_files(self, names: Sequence[str], paths: Sequence[Any], datastore_name: Optional[str] = None) -> None:
         """`upload_file` for each name and path; nothing is stored where one of them cannot be."""

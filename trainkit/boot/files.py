@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import Any, BinaryIO, Dict, NamedTuple, Union
 
 from trainkit.boot.rundir import RunDir, make_private
 from trainkit.errors import UserErrorException
@@ -52,6 +52,16 @@ def _fault(name: Any) -> str:
     if max(sizes) > 255 or sum(sizes) + len(sizes) > 2048:
         return "it is too long (255 bytes a part, 2048 in all)"
     return ""
+
+
+class Stored(NamedTuple):
+    """A file that a run has stored; `serialize` is what scripts of the Azure ML SDK v1 ask it for."""
+
+    name: str
+
+    def serialize(self) -> Dict[str, str]:
+        """As plain values."""
+        return {"name": self.name}
 
 
 def place(run_dir: RunDir, name: str) -> Path:
