@@ -37,6 +37,7 @@ test: check
 	@scripts/build-horovod || echo "test: the tests of Horovod are skipped"
 	@scripts/engines || echo "test: the tests on several nodes that need what is missing are skipped"
 	@scripts/ray-venv >/dev/null || echo "test: the tests of Ray are skipped"
+	@scripts/containers >/dev/null || echo "test: the tests in containers that need what is missing are skipped"
 	@echo "test: pytest, $(WORKERS) workers"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
