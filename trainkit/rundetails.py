@@ -59,6 +59,9 @@ def details(run_dir: RunDir, record: Mapping[str, Any], standing: Mapping[str, s
         "logFiles": {name: path.as_uri() for name, path in runfiles.log_files(run_dir).items()},
         "submittedBy": record.get("user"),
     }
+    prepared = read_json(run_dir.environment)
+    if prepared:
+        found["prepared"] = prepared
     if verdict:
         found["error"] = {**verdict, "text": describe(verdict)}
     left_out = (record.get("snapshot") or {}).get("left_out")

@@ -80,6 +80,7 @@ def show(run: str, as_json: bool) -> None:
         **record,
         "tags": tags(path),
         "properties": properties(path),
+        "prepared": read_json(RunDir(path).environment) or {},
         "status": status,
         "details": details,
         "directory": str(path),
@@ -115,6 +116,7 @@ def _as_page(run: dict[str, Any]) -> str:
         ("target", run.get("target_words") or run.get("target")),
         ("devices", run.get("devices")),
         ("environment", environment.get("name") or environment.get("digest")),
+        ("image", _image(run)),
         ("snapshot", (run.get("snapshot") or {}).get("id")),
         ("commit", f"{git['commit']}{' (dirty)' if git.get('dirty') else ''}" if git.get("commit") else None),
         ("tags", [f"{k}={v}" if v not in (None, "") else k for k, v in run["tags"].items()]),
@@ -129,6 +131,15 @@ def _world(run: dict[str, Any]) -> str | None:
     if not run.get("nodes"):
         return None
     return f"{run['nodes']} node(s) x {run.get('ranks_per_node', 1)} rank(s), spread {run.get('spread')}"
+
+
+def _image(run: dict[str, Any]) -> str | None:
+    """The image as it was asked for and, once it is known, as the one that it was."""
+    container = run["prepared"].get("container")
+    if container:
+        return f"{container['name']}, {container['image']}, of {container['engine'] or 'the cluster'}"
+    image = (run.get("environment") or {}).get("image")
+    return (image.get("base") or "built from a Dockerfile") if image else None
 
 
 def _stages(run: dict[str, Any]) -> str:
