@@ -72,3 +72,11 @@ def shelf(tmp_path: Path) -> Shelf:
 def other_python() -> str:
     """The tag of builds for a Python that is not this one."""
     return "cp27-cp27m-any" if sys.version_info[0] == 3 else "cp311-cp311-any"
+
+
+@pytest.fixture(scope="session")
+def pip_wheel() -> Path:
+    """pip as a file, which comes with Python."""
+    import ensurepip
+
+    return next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))

@@ -46,7 +46,7 @@ def build_image(
         (work / "empty").mkdir()
         argv = engine.build(str(work / "Dockerfile"), str(context or work / "empty"), tag, str(work / "id"))
         patience = _PATIENCE_SECONDS.get(kind, 0.0)
-        watched = [sys.executable, "-m", "trainkit.prepare.ending", str(os.getpid()), str(patience), *argv]
+        watched = [sys.executable, "-m", "trainkit.ending", str(os.getpid()), str(patience), *argv]
         result = installer.run(watched, work, stop_seconds=_STOP_SECONDS)
         if result.code:
             raise EnvironmentBuildError(verdict(result.output, context is not None), tail(result.output))

@@ -43,20 +43,22 @@ class Derived:
     local: tuple[tuple[str, str], ...]  # folders and files of this machine that packages come from, with digests
 
     @staticmethod
-    def of(spec: EnvironmentSpec, base: Record, envs: Path) -> Derived | None:
-        """What `spec` asks for beyond the image of `base`; None for nothing. Raises EnvironmentBuildError."""
+    def of(spec: EnvironmentSpec, base: Record, image: str, envs: Path) -> Derived | None:
+        """What `spec` asks for beyond the image of `base`; None for nothing. Raises EnvironmentBuildError.
+
+        People know the image as `image`.
+        """
         if spec.user_managed or not (spec.pip_packages or spec.conda_packages):
             return None
         python = base["python"]
-        image = spec.image.words if spec.image else ""
         if spec.pip_packages and not (python["pip"] or python["conda"]):
             raise EnvironmentBuildError(
-                f"pip packages are asked for, but {python['path']} in the image {image} has no pip: add pip to the "
+                f"pip packages are asked for, but {python['path']} in the {image} has no pip: add pip to the "
                 "image, or set python.user_managed_dependencies and install the packages there."
             )
         if spec.conda_packages and not python["conda"]:
             raise EnvironmentBuildError(
-                f"conda_packages asks for {', '.join(spec.conda_packages)}, but {python['path']} in the image {image} "
+                f"conda_packages asks for {', '.join(spec.conda_packages)}, but {python['path']} in the {image} "
                 "is not conda's, or there is neither micromamba, mamba nor conda beside it. Ask for the packages with "
                 "pip_packages, or take an image with conda."
             )
@@ -106,7 +108,7 @@ class Derived:
         if not step.startswith("RUN"):
             return error.message
         program = self.conda if self.conda and json.dumps(self.conda) in step and "pip" not in step else "pip"
-        return f"{Path(program).name} could not install the packages into the image {image}: {said.rstrip('.')}."
+        return f"{Path(program).name} could not install the packages into the {image}: {said.rstrip('.')}."
 
     @contextmanager
     def context(self) -> Iterator[Path]:

@@ -88,11 +88,10 @@ def locked(path: Path, installer: Installer) -> Iterator[None]:
 
 
 def _built(entry: Path, installer: Installer, build: Callable[[], Record]) -> Record:
-    """Make the entry and its record, or leave nothing."""
+    """Make the entry and its record, or leave nothing. What `build` leaves in files it has to bring to the disk."""
     shutil.rmtree(entry, ignore_errors=True)
     try:
         ready = build()
-        os.sync()  # the record must not reach the disk before what it speaks of
         publish(make_private(entry) / READY, ready)
     except BaseException as e:
         shutil.rmtree(entry, ignore_errors=True)
@@ -117,6 +116,4 @@ def why(envs: Path, wanted: Mapping[str, object], related: Callable[[Record], bo
         return nothing
     before = newest[2].get("inputs", {})
     changed = [key.replace("_", " ") for key, value in wanted.items() if before.get(key) != value]
-    if not changed:
-        return f"{newest[1]} is there no longer"
-    return f"{newest[1]} was built for the same, but changed since: {', '.join(changed)}"
+    return f"{newest[1]} was built for the same, but changed since: {', '.join(changed)}" if changed else nothing

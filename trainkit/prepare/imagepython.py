@@ -81,11 +81,11 @@ def python_in(engine: ImageEngine, image: str, name: str, interpreter: str) -> P
     lowest = ".".join(map(str, OLDEST))
     if old:
         raise EnvironmentBuildError(
-            f"The image {name} has Python {old} as {asked}, but a job needs Python {lowest} or later: take a "
+            f"The {name} has Python {old} as {asked}, but a job needs Python {lowest} or later: take a "
             "newer image, or name another Python in it with python.interpreter_path."
         )
     raise EnvironmentBuildError(
-        f"The image {name} has no Python {lowest} or later that runs as {asked}: add one to it, or name it with "
+        f"The {name} has no Python {lowest} or later that runs as {asked}: add one to it, or name it with "
         "python.interpreter_path.",
         said,
     )

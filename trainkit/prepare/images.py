@@ -109,11 +109,16 @@ class _Preparation:
     def installer(self) -> Installer:
         return self.source.installer
 
+    @property
+    def _called(self) -> str:
+        """The image in a sentence."""
+        return f"image {self.image.base}" if self.image.base else self.image.words.removeprefix("an ")
+
     def run(self) -> _Entry:
         """Everything, each step only where its result is not there yet."""
         base = self._from_dockerfile() if self.image.dockerfile else self._as_it_is()
         self._check_version(base.record)
-        derived = Derived.of(self.spec, base.record, self.envs)
+        derived = Derived.of(self.spec, base.record, self._called, self.envs)
         if derived is None:
             return base
         entry = self._with_packages(derived, base.record)
@@ -161,7 +166,7 @@ class _Preparation:
                 try:
                     return build_image(self.engine, self.image.engine, text, folder, tag, self.installer)
                 except EnvironmentBuildError as error:
-                    raise EnvironmentBuildError(derived.verdict(error, self.image.words), error.output) from error
+                    raise EnvironmentBuildError(derived.verdict(error, self._called), error.output) from error
 
         return self._entry(inputs, {below.name: below}, make)
 
@@ -175,7 +180,7 @@ class _Preparation:
             if kind != "image":
                 self.installer.say(f"building image {digest} for {self.spec.name}: {self._why(inputs, kind)}")
             made = make(tag)
-            python = python_in(self.engine, made, self.image.words, self.spec.interpreter)
+            python = python_in(self.engine, made, self._called, self.spec.interpreter)
             return {
                 "kind": kind,
                 "name": self.spec.name,
@@ -191,7 +196,10 @@ class _Preparation:
             }
 
         def usable(ready: Record) -> bool:
-            return kind == "image" or facts(self.engine, str(ready["image"])) is not None
+            if kind == "image" or facts(self.engine, str(ready["image"])) is not None:
+                return True
+            self.installer.say(f"{self.image.engine} has the image {digest} no longer")
+            return False
 
         record, made = ready_or_built(self.envs / digest, self.installer, usable, build)
         return _Entry(digest, record, made)
@@ -239,7 +247,7 @@ class _Preparation:
         has, wanted = str(record["python"]["version"]), self.spec.python_version
         if wanted and not (has + ".").startswith(wanted.rstrip(".*") + "."):
             raise EnvironmentBuildError(
-                f"Python {wanted} was asked for, but {record['interpreter']} in the image {self.image.words} is Python "
+                f"Python {wanted} was asked for, but {record['interpreter']} in the {self._called} is Python "
                 f"{has}: leave python_version out, or take an image that has it."
             )
 

@@ -1,6 +1,6 @@
 """Runs an image's builder so that its end, however it comes, leaves nothing half made in the engine.
 
-    python -m trainkit.prepare.ending PARENT_PID PATIENCE_SECONDS PROGRAM ARGUMENT...
+    python -m trainkit.ending PARENT_PID PATIENCE_SECONDS PROGRAM ARGUMENT...
 
 A builder without a daemon that is killed leaves the step that it runs, and a container in its store. So on SIGTERM,
 which the kernel also sends when whoever started this dies, the step is killed instead: the builder then clears up after
