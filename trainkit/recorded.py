@@ -12,6 +12,7 @@ from trainkit.boot.rundir import make_private, read_json
 from trainkit.errors import UserErrorException
 
 if TYPE_CHECKING:
+    from trainkit.environment import Environment
     from trainkit.experiment import Experiment
     from trainkit.run import Run
     from trainkit.workspace import Workspace
@@ -143,6 +144,12 @@ class RecordedRun(RunContext):
         names = [name for name in self.get_file_names() if name.startswith(("azureml-logs/", "logs/"))]
         base = Path(destination or ".")
         return [str(runfiles.download(self._dir, name, base / name)) for name in names]
+
+    def get_environment(self) -> Environment:
+        """The environment that the run was submitted with. UserErrorException where it was not submitted."""
+        from trainkit.environments.used import environment_used
+
+        return environment_used(self._dir)
 
     # --- metrics, tags, properties
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
+from trainkit.condafile import CondaDependencies
 from trainkit.distributed import (
     DistributedConfiguration,
     MpiConfiguration,
@@ -60,6 +61,11 @@ class RunConfiguration:
     docker: DockerConfiguration = field(default_factory=DockerConfiguration)
     auto_prepare_environment: bool = True  # of old scripts: without effect, as is the next
     prepare_environment: bool = True
+    conda_dependencies: InitVar[CondaDependencies | None] = None  # those of `environment`, in one word
+
+    def __post_init__(self, conda_dependencies: CondaDependencies | None) -> None:
+        if isinstance(conda_dependencies, CondaDependencies):
+            self.environment.python.conda_dependencies = conda_dependencies
 
     def distributed(self) -> DistributedConfiguration | None:
         """The configuration that `communicator` chooses; raises RunConfigurationException for an unknown one."""

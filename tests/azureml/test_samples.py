@@ -115,6 +115,7 @@ def test_metrics_of_every_kind_are_read_back(played: Played) -> None:
 def test_each_configuration_of_a_script(played: Played) -> None:
     told = played.printed("distributed")
     assert all(f"{name} Completed" in told for name in ("ddp", "mpi", "command"))
+    assert "environment: plain" in told
     ddp = played.run("ddp")
     assert ddp.get_metrics(rank="all") == {rank: {"gradient": 32.0, "world": 2} for rank in (0, 1)}
     assert "outputs/cifar_net.pt" in ddp.get_file_names()
@@ -140,11 +141,15 @@ CELLS = (
     "import matplotlib.pyplot as plt\n"
     "ws = Workspace.from_config()\n"
     "experiment = Experiment(workspace=ws, name='notebook')\n"
-    "run = experiment.start_logging(outputs=None, snapshot_directory='.')\n"
+    "run = experiment.start_logging()\n"
     "run",
     "for step in range(3):\n    run.log('loss', 1 / (step + 1))\nplt.plot([1, 2, 3])\nrun.log_image('curve', plot=plt)",
     "from azureml.widgets import RunDetails\nRunDetails(run).show()",
-    "with run.child_run(name='fold') as child:\n    child.log('score', 1)\nrun.complete()\nrun.get_status()",
+    "with run.child_run(name='fold') as child:\n    child.log('score', 1)\n"
+    "with open('outputs/model.txt', 'w') as file:\n    file.write('weights')\n"
+    "run.upload_file('notes.txt', 'outputs/model.txt').serialize()\n"
+    "run.take_snapshot('./')\nrun.complete()\nrun.log('late', 1)\nrun.get_status()",
+    "model = run.register_model(model_name='model', model_path='outputs/model.txt')\nmodel.name, model.version",
     "with experiment.start_logging(snapshot_directory=None) as failing:\n    failing.log('before', 1)\n    1 / 0",
 )
 
@@ -158,9 +163,11 @@ def test_start_logging_in_a_notebook(played: Played) -> None:
         client.execute()
     assert "Status: Running" in notebook.cells[3].outputs[0].text
     assert notebook.cells[4].outputs[0].data["text/plain"] == "'Completed'"
+    assert notebook.cells[5].outputs[0].data["text/plain"] == "('model', 1)"
     failed, completed = Experiment(played.workspace, "notebook").get_runs()
     assert completed.id in notebook.cells[1].outputs[0].data["text/plain"]
-    assert completed.get_metrics() == {"loss": [1.0, 0.5, 1 / 3], "curve": "images/curve_1.png"}
+    assert completed.get_metrics() == {"loss": [1.0, 0.5, 1 / 3], "curve": "images/curve_1.png", "late": 1}
+    assert completed.get_file_names() == ["images/curve_1.png", "notes.txt", "outputs/model.txt"]
     assert [child.get_metrics() for child in completed.get_children()] == [{"score": 1}]
     assert (failed.get_status(), failed.get_metrics()) == ("Failed", {"before": 1})
     assert "ZeroDivisionError" in failed.get_details()["error"]["text"]

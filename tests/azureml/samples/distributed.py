@@ -22,9 +22,10 @@ runs = [Experiment(ws, "ddp").submit(src)]
 
 mpi = MpiConfiguration()  # without arguments, as the first versions had it
 mpi.process_count_per_node = 2
-run_config = RunConfiguration()
+run_config = RunConfiguration(conda_dependencies=CondaDependencies())
 run_config.target = "local"
-run_config.environment = Environment("plain")
+run_config.environment.python.user_managed_dependencies = True
+run_config.auto_prepare_environment = True
 src = ScriptRunConfig(source_directory="code", script="mpi.py", run_config=run_config, distributed_job_config=mpi)
 runs.append(Experiment(ws, "mpi").submit(src))
 
@@ -42,6 +43,7 @@ if "horovod" in sys.argv:
                         use_gpu=False)  # fmt: skip
     runs.append(Experiment(ws, "horovod").submit(estimator))
 
+print("environment:", runs[0].get_environment().name)
 for run in runs:
     details = run.wait_for_completion()
     print(run.experiment.name, details["status"], run.get_metrics())
