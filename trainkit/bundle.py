@@ -53,9 +53,8 @@ def __getattr__(name):
 
     if hasattr(errors, name):
         return getattr(errors, name)
-    raise AttributeError(
-        "trainkit.%%s is not part of what travels to jobs: install trainkit in this job's environment." %% name
-    )
+    kind = AttributeError if name.startswith("_") else ImportError  # whose words `from trainkit import x` shows
+    raise kind("trainkit.%%s is not part of what travels with a job: install trainkit in its environment." %% name)
 '''
 
 
