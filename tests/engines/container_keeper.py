@@ -149,7 +149,7 @@ def _clear(program: str, variables: dict[str, str]) -> None:
 
     containers = call("ps", "-aq")
     if containers:
-        call("rm", "-f", *containers)
+        call("rm", "-f", *(["--time", "0"] if program == "podman" else []), *containers)
     kept = set(call("image", "inspect", "--format", "{{.Id}}", *KEPT))
     names = call("images", "--format", "{{.Repository}}:{{.Tag}}")
     unwanted = [name for name in names if "<none>" not in name and not name.endswith(KEPT)]
@@ -160,22 +160,62 @@ def _clear(program: str, variables: dict[str, str]) -> None:
         call("image", "prune", "-f")
 
 
-def _sweep_cgroups() -> None:
+def _groups(name: str) -> list[Path]:
+    """The control groups of this name and those in them, the innermost first."""
+    found = (Path(path) for top in Path("/sys/fs/cgroup").glob(f"*/{name}") for path, _, _ in os.walk(top))
+    return sorted(found, key=lambda path: -len(path.parts))
+
+
+def _remove_groups(*names: str) -> None:
     """Remove the empty control groups that the engines leave."""
-    for name in ("trainkit-tests", "libpod_parent"):
-        for folder in Path("/sys/fs/cgroup").glob(f"*/{name}"):
-            for path, _, _ in os.walk(folder, topdown=False):
-                try:
-                    os.rmdir(path)
-                except OSError:
-                    pass  # somebody else's, and in use
+    for group in (group for name in names for group in _groups(name)):
+        try:
+            group.rmdir()
+        except OSError:
+            pass  # somebody else's, and in use
+
+
+def _sweep(folder: Path, run: Path) -> None:
+    """End what a keeper that was killed has left: nobody else wants it, else another one would be running."""
+    if (run / "podman").exists():
+        _clear("podman", podman_settings(folder / "podman", run / "podman", "127.0.0.1:1"))
+    deadline = time.monotonic() + START_SECONDS
+    while left := _left(folder, run):
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes {left} of engines that a session before has started do not end")
+        time.sleep(0.02)
+    shutil.rmtree(run, ignore_errors=True)
+
+
+def _left(folder: Path, run: Path) -> list[int]:
+    """Processes of the engines in these folders, and of dockerd's containers, but this one and its parents."""
+    mine, pid = set(), os.getpid()
+    while pid:
+        mine.add(pid)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    names = [str(place).encode() + b"/" for place in (folder, run)]
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    inside = {int(pid) for group in _groups(run.name) for pid in (group / "cgroup.procs").read_text().split()}
+    return [pid for pid in pids if pid not in mine and (pid in inside or any(name in _command(pid) for name in names))]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""  # it has ended
 
 
 def serve(folder: Path, images: Path) -> None:
     """Start all, say where it is, wait until nobody wants it any more, and end all."""
     users = os.open(folder / "users", os.O_RDWR | os.O_CREAT)
     run = Path("/run", f"trainkit-{hashlib.sha256(bytes(folder)).hexdigest()[:8]}")  # short, and always the same
-    shutil.rmtree(run, ignore_errors=True)  # of a session that was killed
+    _sweep(folder, run)
     run.mkdir()
     (folder / "docker").mkdir(exist_ok=True)
     mirror, host = f"127.0.0.1:{free_port(PORT)}", f"unix://{run}/docker.sock"
@@ -185,7 +225,7 @@ def serve(folder: Path, images: Path) -> None:
     dockerd = ["unshare", "--mount", "--propagation", "slave", "dockerd"]
     dockerd += ["--data-root", str(folder / "docker"), "--exec-root", str(run / "docker"), "--host", host]
     dockerd += ["--pidfile", str(run / "docker.pid"), "--registry-mirror", f"http://{mirror}"]
-    dockerd += ["--iptables=false", "--ip6tables=false", "--bridge=none", "--cgroup-parent=/trainkit-tests"]
+    dockerd += ["--iptables=false", "--ip6tables=false", "--bridge=none", f"--cgroup-parent=/{run.name}"]
     logs = [folder / "mirror.log", folder / "docker.log"]
     services = [
         _started(["docker-registry", "serve", str(folder / "mirror.yml")], logs[0]),
@@ -205,7 +245,7 @@ def serve(folder: Path, images: Path) -> None:
             _ended(service)
         subprocess.run(["umount", str(folder / "podman/root/overlay")], capture_output=True)
         shutil.rmtree(run, ignore_errors=True)
-        _sweep_cgroups()
+        _remove_groups(run.name, "libpod_parent")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 SMALL = "localhost/trainkit-small:1"
 TRAINING = "fastdotai/fastai2:latest"  # as the registry on loopback has it
 PROGRAMS = ("docker", "dockerd", "podman", "buildah", "runc", "docker-registry", "setpriv")
+END_SECONDS = 60.0
 _VARIABLES = (
     "DOCKER_HOST", "DOCKER_CONFIG", "CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF",
     "BUILDAH_ISOLATION", "REGISTRY_AUTH_FILE",
@@ -131,16 +132,47 @@ def services() -> Iterator[dict[str, Engine]]:
         yield engines
     finally:
         os.close(users)
+        _wait_for_the_end(folder)
+
+
+def _wait_for_the_end(folder: Path) -> None:
+    """Where nobody wants the engines any more, wait until their keeper has ended them."""
+    known = _running(folder)
+    deadline = time.monotonic() + END_SECONDS
+    users = os.open(folder / "users", os.O_RDWR)
+    try:
+        while known and _is_keeper(known["keeper"]) and time.monotonic() < deadline:
+            if _tried(users, fcntl.LOCK_SH) and not _tried(users, fcntl.LOCK_EX):
+                return  # others want them
+            time.sleep(0.02)  # the keeper is about to get the lock, or has it and ends all
+    finally:
+        os.close(users)
+
+
+def _tried(users: int, kind: int) -> bool:
+    """Whether this lock could be had now; it is given back."""
+    try:
+        fcntl.flock(users, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(users, fcntl.LOCK_UN)
+    return True
 
 
 def _running(folder: Path) -> dict[str, object] | None:
     """What a keeper has told, if it is alive."""
     try:
         known: dict[str, object] = json.loads((folder / "ready.json").read_text())
-        command = Path(f"/proc/{known['keeper']}/cmdline").read_text()
     except (OSError, ValueError):
         return None
-    return known if container_keeper.__file__ in command else None
+    return known if _is_keeper(known["keeper"]) else None
+
+
+def _is_keeper(pid: object) -> bool:
+    try:
+        return container_keeper.__file__ in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
 
 
 def _start(folder: Path) -> dict[str, object]:
