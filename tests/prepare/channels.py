@@ -32,7 +32,9 @@ class Channel:
         """This machine's own interpreter as a conda package: a link to it, and what makes it a prefix of its own."""
         real = os.path.realpath(sys.executable)
         files = {
-            "pyvenv.cfg": f"home = {os.path.dirname(real)}\ninclude-system-site-packages = false\nversion = {VERSION}\n",
+            "pyvenv.cfg": "\n".join(
+                (f"home = {os.path.dirname(real)}", "include-system-site-packages = false", f"version = {VERSION}", "")
+            ),
             f"lib/python{MINOR}/site-packages/README.txt": "packages\n",
         }
         links = {f"bin/python{MINOR}": real, "bin/python": f"python{MINOR}"}

@@ -18,12 +18,12 @@ from trainkit.environment import EnvironmentSpec
 from trainkit.errors import EnvironmentBuildError
 from trainkit.imagespec import ImageSpec
 from trainkit.job import Container
-from trainkit.prepare import locks
+from trainkit.prepare import locks, settling
 from trainkit.prepare.base import Base, ask, base_of
 from trainkit.prepare.digest import digest_of, inputs
 from trainkit.prepare.entries import Record, ready_or_built, reused, why
 from trainkit.prepare.installer import Installer
-from trainkit.prepare.layer import interpreter_in
+from trainkit.prepare.layer import interpreter_in, lacks_trainkit
 from trainkit.prepare.virtual import fill
 
 __all__ = ["Prepared", "digest", "prepare"]
@@ -88,6 +88,8 @@ def prepare(
             ready, built = ready_or_built(
                 environment, installer, _usable, lambda: _build(spec, base, environment, installer)
             )
+    if built:
+        settling.begin(environment, ready)
     words = f"{'built' if built else 'reused'} environment {name} ({time.monotonic() - begun:.1f} s)"
     lock, conda_lock = (str(path) if path.exists() else "" for path in locks.paths(environment))
     return Prepared(ready["interpreter"], ready["needs_boot"], name, not built, words, None, lock, conda_lock)
@@ -101,8 +103,9 @@ def _by_cluster(spec: EnvironmentSpec, image: ImageSpec) -> Prepared:
 
 
 def _usable(ready: Record) -> bool:
-    """Whether the environment's interpreter is still there."""
-    return os.access(ready["interpreter"], os.X_OK)
+    """Whether the environment's interpreter is still there, and all else that was."""
+    interpreter = Path(ready["interpreter"])
+    return os.access(interpreter, os.X_OK) and settling.is_whole(interpreter.parents[1], ready)
 
 
 def _build(spec: EnvironmentSpec, base: Base, environment: Path, installer: Installer) -> Record:
@@ -117,8 +120,9 @@ def _build(spec: EnvironmentSpec, base: Base, environment: Path, installer: Inst
         "kind": "venv" if not spec.conda_packages else "conda",
         "name": spec.name,
         "interpreter": interpreter,
-        "needs_boot": _needs_boot(interpreter),
+        "needs_boot": lacks_trainkit(environment, base, spec.inherit),
         "built": time.time(),
+        "boot": settling.boot(),
         "inputs": inputs(spec, base),
     }
     installer.say(f"environment {environment.name} is built ({time.monotonic() - begun:.1f} s)")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from trainkit.boot.rundir import replace
+from trainkit.boot.rundir import encode
 from trainkit.errors import UserErrorException
 from trainkit.prepare import locks
 from trainkit.prepare.installer import uv
@@ -26,7 +26,7 @@ _LOCAL = re.compile(r"^--find-links (?:file://)?/")
 
 def write(environment: Path, lock: str) -> None:
     """Write the file into the environment whose lock this is."""
-    replace(environment / REBUILD, recipe(environment, lock))
+    (environment / REBUILD).write_bytes(encode(recipe(environment, lock)))
 
 
 def recipe(environment: Path, lock: str) -> dict[str, Any]:

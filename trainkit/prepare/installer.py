@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -105,11 +107,22 @@ class Installer:
         return Result(done.returncode, done.stdout + done.stderr)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
-        while True:
-            try:
-                return process.wait(POLL_SECONDS)
-            except subprocess.TimeoutExpired:
+        """Its exit code, at once when it ends where the kernel tells of that."""
+        poll, ended = select.poll(), -1
+        with suppress(OSError):  # an old kernel
+            ended = os.pidfd_open(process.pid)
+            poll.register(ended, select.POLLIN)
+        try:
+            while True:
+                if ended >= 0 and not poll.poll(POLL_SECONDS * 1000):
+                    self.check_cancelled()
+                    continue
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(POLL_SECONDS)
                 self.check_cancelled()
+        finally:
+            if ended >= 0:
+                os.close(ended)
 
     def _since(self, start: int) -> str:
         with open(self.path, "rb") as file:
@@ -117,6 +130,7 @@ class Installer:
             return file.read().decode("utf-8", "replace")
 
 
+@functools.cache
 def uv() -> str:
     """The uv program: that of the `uv` package, else the one on the path. Raises MissingPackage."""
     try:

@@ -7,19 +7,25 @@ virtual environment that one works in. So the layer names the base's package fol
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
+from trainkit.boot.rundir import make_private
 from trainkit.errors import EnvironmentBuildError
 from trainkit.prepare.base import Base
 from trainkit.prepare.installer import Installer, uv
 from trainkit.requirements import normalised
 
 PTH = "_trainkit_base.pth"
+_VIEWS = ".views"
+_UNUSED_SECONDS = 7 * 24 * 3600.0
 
 
 def interpreter_in(environment: Path) -> Path:
@@ -50,7 +56,7 @@ def pth_lines(sites: Sequence[str]) -> str:
 def make_venv(installer: Installer, environment: Path, python: str) -> None:
     """An empty virtual environment of the Python `python` (a program, or a version such as 3.12)."""
     argv = [uv(), "venv", "--color", "never", "--no-progress", "--no-project", "--no-python-downloads", "--quiet"]
-    result = installer.run([*argv, "--python", python, str(environment)], environment.parent)
+    result = installer.ask([*argv, "--python", python, str(environment)], environment.parent)
     if result.code:
         raise EnvironmentBuildError(
             f"No virtual environment could be made with Python {python}: {' '.join(result.output.split())[-400:]} "
@@ -59,26 +65,30 @@ def make_venv(installer: Installer, environment: Path, python: str) -> None:
         )
 
 
-@contextmanager
-def seen(environment: Path, base: Base) -> Iterator[None]:
-    """While it lasts, the installer takes the base's packages for packages of the environment.
+def view(base: Base, envs: Path) -> Path:
+    """A folder in which the installer finds the base's packages, from wherever they come, without their files.
 
-    It finds their records there: what each package says of itself, and no file that is not in the record's own folder,
-    so that one that is replaced loses nothing but this record.
+    It is made once for each state of the base, in `envs/.views/`; one that nobody has used for long is removed then.
     """
-    made = []
+    folder = make_private(envs / _VIEWS)
+    state = json.dumps([base.interpreter, base.folders, base.packages])
+    made = folder / hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    if made.is_dir():
+        os.utime(made)
+        return made
+    partial = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     for name, metadata in _records(base):
-        record = site_packages(environment, base) / f"{name}.dist-info"
+        record = partial / f"{name}.dist-info"
         record.mkdir()
         (record / "METADATA").symlink_to(metadata)
-        (record / "RECORD").write_text(f"{record.name}/METADATA,,\n{record.name}/RECORD,,\n")
-        made.append(record)
     try:
-        yield
-    finally:
-        for record in made:
-            if not (record / "INSTALLER").exists():  # else it is that of a package which was installed over the base's
-                shutil.rmtree(record, ignore_errors=True)
+        partial.rename(made)
+    except OSError:  # another process was faster
+        shutil.rmtree(partial, ignore_errors=True)
+    for other in folder.iterdir():
+        if time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+    return made
 
 
 def _records(base: Base) -> Iterator[tuple[str, Path]]:
@@ -89,12 +99,15 @@ def _records(base: Base) -> Iterator[tuple[str, Path]]:
             if entry.suffix not in (".dist-info", ".egg-info") or entry.name.startswith("~"):
                 continue
             metadata = next((path for path in (entry / "METADATA", entry / "PKG-INFO", entry) if path.is_file()), None)
-            name, _, version = entry.stem.partition("-")
-            version = version.partition("-py")[0] or (_version(metadata) if metadata else "")
-            key = normalised(name).replace("-", "_")
+            version = entry.stem.partition("-")[2].partition("-py")[0] or (_version(metadata) if metadata else "")
+            key = _key(entry.name)
             if metadata and version and key not in found:
                 found.add(key)
                 yield f"{key}-{version}", metadata
+
+
+def _key(record: str) -> str:
+    return normalised(record.rpartition(".")[0].partition("-")[0]).replace("-", "_")
 
 
 def _version(metadata: Path) -> str:
@@ -109,6 +122,14 @@ def stand_on(environment: Path, base: Base) -> None:
         raise EnvironmentBuildError(f"{environment} has no package folder of Python {base.minor} to layer over a base.")
     (folder / PTH).write_text(pth_lines(base.sites), encoding="utf-8")
     _link_libraries(environment, Path(base.prefix))
+
+
+def lacks_trainkit(environment: Path, base: Base, inherit: bool) -> bool:
+    """Whether neither the environment nor, where it stands on one, its base has trainkit in this version."""
+    from trainkit import __version__
+
+    records = {path.name for path in environment.glob("lib/python*/site-packages/trainkit-*.dist-info")}
+    return f"trainkit-{__version__}.dist-info" not in records.union(base.packages if inherit else ())
 
 
 def _link_libraries(environment: Path, prefix: Path) -> None:

@@ -36,8 +36,6 @@ class Locks:
                 partial = path.with_name(f".{path.name}.{os.getpid()}")
                 with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                     file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
                 os.replace(partial, path)
 
     @classmethod
