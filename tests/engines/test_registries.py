@@ -1,4 +1,4 @@
-"""Images of a private registry with TLS and a password: pushed, fetched, moved, refused, out of reach, by each engine.
+"""Jobs in images of a private registry with TLS and a password, which one engine has pushed and the other fetches.
 
 The password is given by value, and looked for, while the engine waits for the registry's answer and afterwards, in the
 command line and environment of every process and in every file that anything here may have written.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,8 @@ import pytest
 from tests.engines import registries
 from tests.engines.containers import Engine
 from tests.engines.registries import Registry
-from trainkit import Environment, Experiment, ScriptRunConfig
+from trainkit import ActivityFailedException, Environment, Experiment, ScriptRunConfig
 from trainkit.boot.rundir import RunDir
-from trainkit.errors import EnvironmentBuildError
-from trainkit.prepare import Prepared, prepare
 from trainkit.testing import wait_until
 
 pytestmark = pytest.mark.engine
@@ -51,10 +50,22 @@ def engine(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Engin
     """Each engine; images of the registry are removed from it at the end."""
     found: Engine = request.getfixturevalue(request.param)
     yield found
-    names = found.run("images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").stdout.splitlines()
-    images = {line.split()[1] for line in names if registry.address in line}
-    if images:
-        found.run("rmi", "--force", *images)
+    _forget(found, registry)
+
+
+@pytest.fixture
+def other(request: pytest.FixtureRequest, engine: Engine, registry: Registry) -> Iterator[Engine]:
+    """The other engine, in the same way."""
+    found: Engine = request.getfixturevalue("podman" if engine.program == "docker" else "docker")
+    yield found
+    _forget(found, registry)
+
+
+def _forget(engine: Engine, registry: Registry) -> None:
+    lines = engine.run("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+    names = [line for line in lines if registry.address in line or "localhost/pushed-by" in line]
+    if names:
+        engine.run("rmi", "--force", *names)
 
 
 def environment(registry: Registry, engine: Engine, image: str, password: str = PASSWORD) -> Environment:
@@ -67,11 +78,6 @@ def environment(registry: Registry, engine: Engine, image: str, password: str = 
     made.docker.base_image_registry.password = password
     made.python.user_managed_dependencies = True
     return made
-
-
-def prepared(wanted: Environment, folder: Path) -> Prepared:
-    """What the driver of a job would prepare; the log is `folder`/log."""
-    return prepare(wanted.spec(), folder / "envs", folder / "log", password=wanted.password())
 
 
 def leaks(folder: Path) -> list[str]:
@@ -101,10 +107,12 @@ def asks(program: str, image: str) -> bool:
 
 
 def test_a_job_runs_a_private_image_and_its_password_stays_in_memory(
-    workspace: Any, engine: Engine, registry: Registry, tmp_path: Path
+    workspace: Any, engine: Engine, other: Engine, registry: Registry, tmp_path: Path
 ) -> None:
-    digest = registry.serve("lab/pets:1", edition="first")
-    image = registry.name("lab/pets:1")
+    registry.serve("lab/pets:base")  # so that the push has only what is on top of it to send
+    (tmp_path / "Dockerfile").write_text(f"FROM {other.small}\nENV EDITION=pushed\n")
+    other.run("build", "--quiet", "--tag", f"localhost/pushed-by-{other.program}:1", str(tmp_path))
+    image = registry.push(other, f"localhost/pushed-by-{other.program}:1", "lab/pets:latest")
     Path("train.py").write_text(SCRIPT)
     registry.hold()
     config = ScriptRunConfig(".", "train.py", environment=environment(registry, engine, image))
@@ -115,51 +123,21 @@ def test_a_job_runs_a_private_image_and_its_password_stays_in_memory(
     finally:
         registry.release()
     run.wait_for_completion()
-    assert run.get_metrics() == {"edition": "first"}
+    assert run.get_metrics() == {"edition": "pushed"}
     prepared_as = json.loads(RunDir(run.directory).environment.read_text())["digest"]
     entry = json.loads((workspace.root / "envs" / prepared_as / "ready.json").read_text())
-    assert entry["bases"][0]["digest"] == image.replace(":1", f"@{digest}")
+    assert re.fullmatch(rf"{registry.name('lab/pets')}@sha256:[0-9a-f]{{64}}", entry["bases"][0]["digest"])
     assert leaks(tmp_path) == []
 
 
-def test_what_becomes_of_a_tag_and_of_its_registry(
-    engine: Engine, registry: Registry, workspace: Any, tmp_path: Path
+def test_a_wrong_password_fails_the_job_in_preparing_and_says_so(
+    workspace: Any, docker: Engine, registry: Registry, tmp_path: Path
 ) -> None:
-    image = registry.name("lab/pets:1")
-    wanted, log = environment(registry, engine, image), tmp_path / "log"
-    with pytest.raises(EnvironmentBuildError, match="has no image .*lab/pets:1: check the name and its tag"):
-        prepared(wanted, tmp_path)
-    registry.serve("lab/pets:1", edition="first")
-    with pytest.raises(EnvironmentBuildError, match="to the user 'somebody': the password is wrong") as refused:
-        prepared(environment(registry, engine, image, "a-wrong-password"), tmp_path)
-    assert "a-wrong-password" not in str(refused.value) + log.read_text()
-    first = prepared(wanted, tmp_path)
-    again = prepared(wanted, tmp_path)
-    assert again.reused and again.container == first.container and "is unchanged" in log.read_text()
-    registry.serve("lab/pets:1", edition="second")
-    moved = prepared(wanted, tmp_path)
-    assert first.container and moved.container and first.container.image != moved.container.image
-    assert "has moved in its registry" in log.read_text()
-    registry.stop()
-    assert prepared(wanted, tmp_path).container == moved.container
-    assert "is as it was fetched before" in log.read_text()
-    with pytest.raises(EnvironmentBuildError, match=rf"registry {registry.address} .* cannot be reached .* not here"):
-        prepared(environment(registry, engine, registry.name("lab/other:1")), tmp_path)
-    assert leaks(tmp_path) == []
-
-
-def test_an_image_that_one_engine_has_pushed_is_there_for_the_other(
-    docker: Engine, podman: Engine, registry: Registry, tmp_path: Path
-) -> None:
-    registry.serve("lab/pushed:base")  # so that the push has only what is on top of it to send
-    (tmp_path / "Dockerfile").write_text(f"FROM {docker.small}\nENV EDITION=pushed\n")
-    for one, other in ((docker, podman), (podman, docker)):
-        one.run("build", "--quiet", "--tag", f"localhost/pushed-by-{one.program}:1", str(tmp_path))
-        name = registry.push(one, f"localhost/pushed-by-{one.program}:1", f"lab/pushed:{one.program}")
-        made = prepared(environment(registry, other, name), tmp_path).container
-        assert made is not None
-        told = other.run("run", "--rm", "--network=none", made.image, "sh", "-c", "echo $EDITION").stdout
-        assert told == "pushed\n"
-        one.run("rmi", "--force", f"localhost/pushed-by-{one.program}:1", name)
-        other.run("rmi", "--force", name)
-    assert leaks(tmp_path / "home") == []
+    registry.serve("lab/pets:latest")
+    wanted = environment(registry, docker, registry.name("lab/pets:latest"), "a-wrong-password")
+    Path("train.py").write_text(SCRIPT)
+    run = Experiment(workspace, "private").submit(ScriptRunConfig(".", "train.py", environment=wanted))
+    with pytest.raises(ActivityFailedException, match="to the user 'somebody': the password is wrong") as failed:
+        run.wait_for_completion(show_output=True)
+    assert failed.value.verdict["stage"] == "Preparing"
+    assert not any(b"a-wrong-password" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
