@@ -9,10 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, compress, islice
 from typing import NamedTuple
 
 _STEPS = 8
+_PROBED = 16  # lines that are looked at for whether many are the same at the same places
 _AHEAD = 64  # lines of a group that are looked at for who has to go on first
 
 
@@ -115,21 +116,48 @@ def fold(parts: Sequence[Part], settled: float = float("inf")) -> tuple[list[Blo
 
 
 def _find_shared(groups: Sequence[_Group], texts: Sequence[bytes]) -> bool:
-    """Split the groups' texts and find the lines that several of them have; whether there are any."""
-    seen: set[bytes] = set()
-    shared: set[bytes] = set()
+    """Split the groups' texts and find the lines that several of them have; whether there are any.
+
+    Lines that all have at the same place are found first, by comparing them: that is cheaper than to look each up.
+    """
     split = [text.split(b"\n") for text in texts]
     for lines in split:
         lines.pop()
-        own = set(lines)
-        shared |= own & seen
+    alike = _same_places(split)
+    shared = {split[0][number] for number in alike}
+    others = [_without(lines, alike) for lines in split]
+    seen = set(shared)
+    again = False
+    for left in others:
+        own = set(left)
+        more = own & seen
+        again = again or bool(more)
+        shared |= more
         seen |= own
     if not shared:
         return False
     for group, lines in zip(groups, split, strict=True):
         group.lines = lines
-        group.shared = [number for number, line in enumerate(lines) if line in shared]
+        group.shared = [number for number, line in enumerate(lines) if line in shared] if again else alike
     return True
+
+
+def _same_places(split: Sequence[list[bytes]]) -> list[int]:
+    """The numbers of the lines that are the same in all lists; none where the first ones suggest that few are."""
+    count = len(split)
+    if not any(row.count(row[0]) == count for row in islice(zip(*split, strict=False), _PROBED)):
+        return []
+    return [number for number, row in enumerate(zip(*split, strict=False)) if row.count(row[0]) == count]
+
+
+def _without(lines: list[bytes], numbers: Sequence[int]) -> list[bytes]:
+    """The lines but those of these numbers."""
+    if not numbers:
+        return lines
+    kept = bytearray(b"\1") * len(lines)
+    for number in numbers:
+        kept[number] = 0
+    return list(compress(lines, kept))
 
 
 def _apart(groups: Sequence[_Group], settled: float) -> list[Block]:
@@ -167,11 +195,52 @@ def _together(groups: Sequence[_Group]) -> list[Block]:
     alike = _alike(lines, min(map(len, lines)))
     ranks = tuple(sorted(rank for group in groups for rank in group.ranks))
     time = min(group.parts[group.at].time for group in groups)
+    places = [numbers[:alike] for numbers in shared]
+    starts = [group.line for group in groups]
+    if starts.count(starts[0]) == len(starts) and places.count(places[0]) == len(places):
+        blocks = _in_step(groups, places[0], time, ranks)
+    else:
+        blocks = _to_the_next(groups, places, time, ranks)
+    for group, numbers in zip(groups, places, strict=True):
+        group.next += alike
+        if numbers:
+            group.pass_to(numbers[-1] + 1)
+        if group.live and group.turn == min(turns) and not group.shared_now():
+            blocks += filter(None, (group.own(),))
+    return blocks
+
+
+def _in_step(groups: Sequence[_Group], places: Sequence[int], time: float, ranks: tuple[int, ...]) -> list[Block]:
+    """What each group has before shared lines, which are at the same places in all of them, then those."""
+    blocks: list[Block] = []
+    waiting: list[bytes] = []
+    each = [(group.ranks, group.lines) for group in groups]
+    first, start = groups[0].lines, groups[0].line
+    for place in places:
+        if place > start:
+            if waiting:
+                blocks.append((time, ranks, _text(waiting)))
+                waiting = []
+            if place == start + 1:
+                blocks += [(time, own, lines[start] + b"\n") for own, lines in each]
+            else:
+                blocks += [(time, own, _text(lines[start:place])) for own, lines in each]
+        waiting.append(first[place])
+        start = place + 1
+    if waiting:
+        blocks.append((time, ranks, _text(waiting)))
+    return blocks
+
+
+def _to_the_next(
+    groups: Sequence[_Group], places: Sequence[Sequence[int]], time: float, ranks: tuple[int, ...]
+) -> list[Block]:
+    """The same, where the places differ."""
     blocks: list[Block] = []
     waiting: list[bytes] = []
     starts = [group.line for group in groups]
     each = [(number, group.ranks, group.lines) for number, group in enumerate(groups)]
-    for numbers in zip(*(numbers[:alike] for numbers in shared), strict=True):
+    for numbers in zip(*places, strict=True):
         for index, own, text in each:
             number, start = numbers[index], starts[index]
             if number > start:
@@ -183,11 +252,6 @@ def _together(groups: Sequence[_Group]) -> list[Block]:
         waiting.append(groups[0].lines[numbers[0]])
     if waiting:
         blocks.append((time, ranks, _text(waiting)))
-    for group, start in zip(groups, starts, strict=True):
-        group.next += alike
-        group.pass_to(start)
-        if group.live and group.turn == min(turns) and not group.shared_now():
-            blocks += filter(None, (group.own(),))
     return blocks
 
 

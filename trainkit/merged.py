@@ -14,6 +14,7 @@ import time as clock
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import accumulate, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,14 +86,14 @@ def label(ranks: tuple[int, ...]) -> bytes:
 
 def text_of(blocks: Iterable[Block]) -> bytes:
     """Blocks as they are printed: the label before each line."""
-    pieces = []
+    pieces: list[bytes] = []
+    labels: dict[tuple[int, ...], bytes] = {}
     for _, ranks, text in blocks:
-        before = label(ranks)
-        pieces.append(before)
+        before = labels.get(ranks) or labels.setdefault(ranks, label(ranks))
         if text.find(b"\n") == len(text) - 1:
-            pieces.append(text)
+            pieces += (before, text)
         else:
-            pieces += (text[:-1].replace(b"\n", b"\n" + before), b"\n")
+            pieces += (before, text[:-1].replace(b"\n", b"\n" + before), b"\n")
     return b"".join(pieces)
 
 
@@ -217,7 +218,7 @@ class Merger:
 
     def _in_order(self, blocks: list[Block]) -> Iterator[list[Block]]:
         """The same, never going back in time."""
-        times = [self._told, *(block[0] for block in blocks)]
+        times = [self._told, *map(itemgetter(0), blocks)]
         if sorted(times) != times:
             blocks = [
                 (time, ranks, text)
