@@ -44,7 +44,8 @@ def run(folder: Path, *words: str, path: str = "") -> subprocess.CompletedProces
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the program in it."""
-    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "azureml").mkdir(parents=True)  # a folder of that name is no package
+    (tmp_path / "jobs" / "azureml" / "job.yml").touch()
     (tmp_path / "jobs" / "old.py").write_text(PROGRAM)
     return tmp_path
 

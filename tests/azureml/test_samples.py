@@ -112,6 +112,7 @@ def test_metrics_of_every_kind_are_read_back(played: Played) -> None:
     assert {child.get_tags().get("fold") for child in children.values()} == {None, "second", "third"}
 
 
+@pytest.mark.engine
 def test_each_configuration_of_a_script(played: Played) -> None:
     told = played.printed("distributed")
     assert all(f"{name} Completed" in told for name in ("ddp", "mpi", "command"))
@@ -123,6 +124,7 @@ def test_each_configuration_of_a_script(played: Played) -> None:
     assert played.run("command").get_metrics() == {"by": "command"}
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(not WITH_HOROVOD, reason="Horovod is not installed; scripts/build-horovod builds it")
 def test_pytorch_with_horovod(played: Played) -> None:
     assert "horovod Completed" in played.printed("distributed")

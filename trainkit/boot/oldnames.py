@@ -14,7 +14,7 @@ import importlib.machinery
 import os
 import sys
 from types import ModuleType
-from typing import Any, Dict, MutableMapping, NoReturn, Optional, Sequence
+from typing import Any, Dict, List, MutableMapping, NoReturn, Optional, Sequence
 
 from trainkit.boot.oldtable import HOMES, MODULES, REMEDIES, VERSION
 from trainkit.errors import UserErrorException
@@ -66,20 +66,24 @@ def value(module: str, name: str) -> Any:
     return getattr(found, other or name)
 
 
+def _inside(module: str) -> List[str]:
+    """The names and the modules in an old module."""
+    return MODULES[module] + [found.rpartition(".")[2] for found in MODULES if found.rpartition(".")[0] == module]
+
+
 def unknown(module: str, name: str) -> str:
     """What is said of a name that trainkit does not have: where it is instead, or the nearest one."""
     import difflib
 
-    inside = [found.rpartition(".")[2] for found in MODULES if found.rpartition(".")[0] == module]
     every = {word: found for found, names in MODULES.items() for word in names}
     if name in every:
         hint = "it is in %s." % every[name]
-    elif near := difflib.get_close_matches(name, MODULES[module] + inside, 1):
+    elif near := difflib.get_close_matches(name, _inside(module), 1):
         hint = "did you mean %s.%s?" % (module, near[0])
     elif near := difflib.get_close_matches(name, every, 1, 0.75):
         hint = "did you mean %s.%s?" % (every[near[0]], near[0])
     else:
-        hint = "no name is like it. %s has %s." % (module, ", ".join(MODULES[module] or inside))
+        hint = "no name is like it. %s has %s." % (module, ", ".join(MODULES[module] or _inside(module)))
     return "trainkit has no %s.%s: %s" % (module, name, hint)
 
 
@@ -94,7 +98,7 @@ class _Names:
         if module + "." + name in MODULES:
             return importlib.import_module(module + "." + name)
         if name not in MODULES[module]:
-            raise AttributeError(unknown(module, name))
+            raise AttributeError(unknown(module, name) if not name.startswith("__") else name)
         found = value(module, name)
         setattr(self.module, name, found)
         return found
@@ -125,6 +129,7 @@ class OldNames:
         name = module.__name__
         module.__doc__ = "Names of the Azure ML SDK v1 that are trainkit's."
         module.__all__ = [word for word in MODULES[name] if not word.startswith("_")]  # type: ignore[attr-defined]
+        module.__dir__ = lambda: _inside(name)  # type: ignore[method-assign]
         module.__getattr__ = _Names(module)  # type: ignore[method-assign]
 
 
