@@ -145,10 +145,10 @@ def _named_folder(variable: str, what: str) -> Path:
 @pytest.fixture
 def photographs() -> Path:
     """The folder of real photographs that TRAINKIT_TEST_DATA names; skips where it names none."""
-    return _named_folder("TRAINKIT_TEST_DATA", "photographs (hymenoptera/, birds/)")
+    return _named_folder("TRAINKIT_TEST_DATA", "photographs (hymenoptera/, birds/, pets/)")
 
 
 @pytest.fixture
 def documents() -> Path:
     """The folder of guides that TRAINKIT_TEST_DOCUMENTS names; skips where it names none."""
-    return _named_folder("TRAINKIT_TEST_DOCUMENTS", "documents (004.md)")
+    return _named_folder("TRAINKIT_TEST_DOCUMENTS", "documents (000.md, 004.md)")
