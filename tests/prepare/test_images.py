@@ -85,8 +85,7 @@ class Preparing:
         """Take from the engine what was made for these tests."""
         for path in self.envs.glob("*/ready.json"):
             for tag in json.loads(path.read_text()).get("tags", []):
-                if "/environment:" in tag:
-                    self.engine.run("image", "rm", "--force", tag, code=None)
+                self.engine.run("image", "rm", tag, code=None)
 
 
 @pytest.fixture(params=ENGINES)

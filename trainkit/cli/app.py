@@ -32,6 +32,7 @@ _COMMANDS = (
     ("Models", "models", "models", "List, show, register, download or delete models."),
     ("Models", "export", "export", "Turn a trained model into one checked ONNX file."),
     ("Models", "predict", "export", "Classify images with an ONNX file."),
+    ("This machine", "env", "env", "List, show, build or remove environments: packages and images."),
     ("This machine", "compute", "compute", "Add, list, show, delete or detach compute targets."),
     ("This machine", "launchers", "launchers", "List the launchers and spreads that are installed."),
     ("This machine", "doctor", "machine", "Check that jobs can run here."),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainkit.cli import codes, find, output
+from trainkit.cli import codes, find, output, packages
 from trainkit.errors import UserErrorException
 
 if TYPE_CHECKING:
@@ -34,17 +34,7 @@ def _options(function: Any) -> Any:
         option("--backend", type=click.Choice(["nccl", "gloo"]), help="torch.distributed's, with --spread torchrun."),
         option("--gpu", type=click.Choice(list(_GPU)), default="auto", show_default=True,
                help="GPUs where the target has them; none, hidden from the job; or no job without them."),
-        option("--pip", "packages", multiple=True, metavar="REQUIREMENT",
-               help="A package that the job needs beside what is installed; may be given more than once."),
-        option("--env-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-               help="A requirements file, or a conda file (.yml), that describes the job's packages."),
-        option("--isolated", is_flag=True, help="Only the packages named, nothing of what is installed."),
-        option("--image", metavar="NAME",
-               help="Run in a container of this image; packages named beside it are installed into one built on it."),
-        option("--dockerfile", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-               help="Run in a container of the image that this file makes."),
-        option("--engine", metavar="NAME", help="What runs containers: docker, podman, or another that is installed.  "
-               "[default: the one that is there]"),
+        *packages.OPTIONS,
         option("--set", "variables", multiple=True, metavar="KEY=VALUE",
                help="An environment variable of the job; may be given more than once."),
         option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="May be given more than once."),
@@ -192,26 +182,7 @@ def _distributed(options: dict[str, Any]) -> Any:
 
 
 def _environment(options: dict[str, Any]) -> Any:
-    from trainkit.environment import Environment
-
-    file, packages = options["env_file"], options["packages"]
-    if file is not None and packages:
-        raise UserErrorException("--pip and --env-file exclude each other; write the packages into the file.")
-    inherit = not options["isolated"]
-    if file is None:
-        environment = Environment("command-line", pip_packages=packages, inherit=inherit)
-    elif file.suffix in (".yml", ".yaml"):
-        environment = Environment.from_conda_specification(file.stem, file, inherit=inherit)
-    else:
-        environment = Environment.from_pip_requirements(file.stem, file, inherit=inherit)
-    docker, image, dockerfile = environment.docker, options["image"], options["dockerfile"]
-    if image is not None and dockerfile is not None:
-        raise UserErrorException(
-            "--image and --dockerfile exclude each other; the file's FROM names what it stands on."
-        )
-    if (image or dockerfile) is None and options["engine"] is not None:
-        raise UserErrorException("--engine is for --image or --dockerfile: without them no container is used.")
-    docker.base_image, docker.base_dockerfile, docker.engine = image, dockerfile, options["engine"]
+    environment = packages.environment_of(options)
     environment.environment_variables.update(find.pairs("--set", options["variables"]))
     return environment
 

@@ -14,6 +14,7 @@ from trainkit.environmentspec import EnvironmentSpec
 
 if TYPE_CHECKING:
     from trainkit.docker import DockerConfiguration
+    from trainkit.prepare import Prepared
     from trainkit.workspace import Workspace
 
 _POLL_SECONDS = 0.2
@@ -28,7 +29,7 @@ class ImageBuildDetails:
         self._password = password
         self._log = Path(tempfile.mkdtemp(prefix="trainkit-build-")) / "build.log"
         self._text = ""
-        self._words = ""
+        self.prepared: Prepared | None = None  # what was made, once it is
         self._error: BaseException | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._build, name=f"build of {spec.name}")
@@ -74,14 +75,13 @@ class ImageBuildDetails:
         if self._error is not None:
             raise self._error
         if show_output:
-            print(self._words, flush=True)
+            print(self.prepared.words if self.prepared else "", flush=True)
 
     def _build(self) -> None:
         from trainkit.prepare import prepare
 
         try:
-            prepared = prepare(self._spec, self._envs, self._log, self._stop.is_set, self._password)
-            self._words = prepared.words
+            self.prepared = prepare(self._spec, self._envs, self._log, self._stop.is_set, self._password)
         except BaseException as error:
             self._error = error
         finally:

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ __all__ = ["ARCHIVE", "prepare_image"]
 
 FORMAT = 1  # of entries; a change makes all be built anew
 ARCHIVE = "image.tar"  # in an entry: the image as a file, for machines that lack it
-OURS = "localhost/trainkit/"  # begins the names that trainkit gives to images
+OURS = "localhost/trainkit"  # the repository of the names that trainkit gives to images
 _IGNORE_FILES = {"podman": (".containerignore", ".dockerignore")}
 
 
@@ -142,7 +142,7 @@ class _Preparation:
         )
 
         def make(tag: str) -> str:
-            text = with_images(self.image.dockerfile, self._named(bases.values()))
+            text = with_images(self.image.dockerfile, self._named(tag, bases.values()))
             made = build_image(self.engine, self.image.engine, text, context, tag, self.installer)
             if self._context_digest(context) != inputs["build_context"]:
                 raise EnvironmentBuildError(
@@ -158,7 +158,7 @@ class _Preparation:
         inputs = self._inputs("packages", base_image=below.id, **derived.inputs)
 
         def make(tag: str) -> str:
-            (name,) = self._named([below]).values()
+            (name,) = self._named(tag, [below]).values()
             found = facts(self.engine, below.id) or {}
             user = str((found.get("Config") or {}).get("User") or found.get("User") or "")
             with derived.context() as folder:
@@ -173,7 +173,8 @@ class _Preparation:
     def _entry(self, inputs: dict[str, object], bases: Mapping[str, Image], make: Callable[[str], str]) -> _Entry:
         """The entry of these inputs, made where it is not there or its image is gone."""
         digest = digest_of(inputs)
-        tag = f"{OURS}environment:{digest}"
+        place = hashlib.sha256(os.fsencode(os.path.realpath(self.envs))).hexdigest()[:8]
+        tag = f"{OURS}:{digest}-{place}"  # of this workspace alone, so that no other takes it away
         kind = str(inputs["kind"])
 
         def build() -> Record:
@@ -186,7 +187,7 @@ class _Preparation:
                 "name": self.spec.name,
                 "engine": self.image.engine,
                 "image": made,
-                "tags": [] if kind == "image" else [tag, *self._tags(bases.values())],
+                "tags": [] if kind == "image" else [tag, *_tags(tag, len(bases))],
                 "bases": [{"name": b.name, "id": b.id, "digest": b.digest} for b in bases.values()],
                 "interpreter": python.path,
                 "python": dataclasses.asdict(python),
@@ -227,19 +228,14 @@ class _Preparation:
             return ""
         return context_digest(context, self.envs, _IGNORE_FILES.get(self.image.engine, (".dockerignore",)))
 
-    def _tags(self, bases: Iterable[Image]) -> list[str]:
-        """Names that do not move, for images to build on: an id is a name to no builder but podman's."""
-        return [f"{OURS}base:{base.id.removeprefix('sha256:')[:32]}" for base in bases]
-
-    def _named(self, bases: Iterable[Image]) -> dict[str, str]:
-        """The images by the names that they get for a build."""
+    def _named(self, tag: str, bases: Collection[Image]) -> dict[str, str]:
+        """The images by the names that they get for a build: an id is a name to no builder but podman's."""
         named = {}
-        for base in bases:
-            (tag,) = self._tags([base])
-            answer = ask(self.engine.tag(base.id, tag), ASK_SECONDS)
+        for base, name in zip(bases, _tags(tag, len(bases)), strict=True):
+            answer = ask(self.engine.tag(base.id, name), ASK_SECONDS)
             if answer.code:
                 raise EnvironmentBuildError(f"{self.image.engine} could not name {base.name}: {answer.words}")
-            named[base.name] = tag
+            named[base.name] = name
         return named
 
     def _check_version(self, record: Record) -> None:
@@ -250,6 +246,11 @@ class _Preparation:
                 f"Python {wanted} was asked for, but {record['interpreter']} in the {self._called} is Python "
                 f"{has}: leave python_version out, or take an image that has it."
             )
+
+
+def _tags(tag: str, count: int) -> list[str]:
+    """Names for what an image is built on: images of the names that the user knows may move meanwhile."""
+    return [f"{tag}-base{number}" for number in range(count)]
 
 
 def _archive(entry: Path, record: Record, source: Source) -> str:

@@ -1,0 +1,184 @@
+"""trainkit env: the environments that were built in the workspace: virtual environments and images."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trainkit.cli import codes, find, output, packages
+from trainkit.cli.codes import NotFound
+from trainkit.errors import UserErrorException
+
+if TYPE_CHECKING:
+    from trainkit.prepare.inventory import Entry
+
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+@click.group(invoke_without_command=True)
+@output.json_option
+@click.pass_context
+def env(ctx: click.Context, as_json: bool) -> None:
+    """List, show, build or remove environments: packages and images. Without a command: list.
+
+    Jobs build what they need, once, and use it again; nothing has to be done here. An ENVIRONMENT is a digest, the
+    beginning of one, or a name.
+
+    \b
+    Examples:
+      trainkit env
+      trainkit env build --pip timm==1.0.31
+      trainkit env build --image pytorch/pytorch:latest --pip timm
+      trainkit env prune --older-than 30d
+    """
+    if ctx.invoked_subcommand is None:
+        _list(as_json)
+
+
+@env.command("list")
+@output.json_option
+def list_(as_json: bool) -> None:
+    """List environments, the one used last first."""
+    _list(as_json)
+
+
+def _list(as_json: bool) -> None:
+    from trainkit.prepare.inventory import entries
+
+    found = [(entry, entry.bytes()) for entry in entries(find.root())]
+    rows = [
+        [entry.digest, _name(entry), entry.kind, entry.engine or "-", "-" if size is None else output.size(size),
+         output.ago(entry.used), len(entry.runs)]
+        for entry, size in found
+    ]  # fmt: skip
+    header = ["environment", "name", "kind", "engine", "size", "used", "runs"]
+    output.emit(
+        [_short(entry, size) for entry, size in found],
+        as_json,
+        output.table(rows, header) if rows else "No environments.",
+    )
+
+
+def _name(entry: Entry) -> str:
+    bases = entry.record.get("bases") or ()
+    of = ", ".join(str(base.get("name", "")) for base in bases) if entry.kind == "image" else ""
+    return of or str(entry.record.get("name", ""))
+
+
+def _short(entry: Entry, size: int | None) -> dict[str, Any]:
+    return {
+        "digest": entry.digest, "name": _name(entry), "kind": entry.kind, "engine": entry.engine or None,
+        "bytes": size, "used": entry.used, "runs": list(entry.runs),
+    }  # fmt: skip
+
+
+@env.command("show")
+@click.argument("environment")
+@output.json_option
+def show(environment: str, as_json: bool) -> None:
+    """Tell all about an ENVIRONMENT: what went into it, and the runs that use it."""
+    entry = _one(environment)
+    value = {**entry.to_json(), "path": str(entry.path), "bytes": entry.bytes()}
+    inputs = {key.replace("_", " "): _line(item) for key, item in value.get("inputs", {}).items()}
+    image = [("image", value.get("image")), ("of", [b["digest"] or b["name"] for b in value.get("bases", ())])]
+    pairs = [
+        ("environment", entry.digest), ("name", value.get("name")), ("kind", entry.kind), ("engine", entry.engine),
+        *image, ("interpreter", value.get("interpreter")), ("path", value["path"]),
+        ("size", "" if value["bytes"] is None else output.size(value["bytes"])),
+        ("built", output.clock(value.get("built"))), ("used", output.clock(entry.used)), ("used by", value["runs"]),
+        *((f"of {key}", item) for key, item in inputs.items() if key not in ("kind", "engine", "format", "image")),
+    ]  # fmt: skip
+    output.emit(value, as_json, output.fields(pairs))
+
+
+def _line(item: Any) -> Any:
+    if isinstance(item, dict):
+        return ", ".join(f"{key} {value}" for key, value in item.items())
+    return f"{len(item)} of them" if isinstance(item, list) and len(item) > 12 else item
+
+
+@env.command("build")
+@click.argument("name", required=False)
+@packages.options
+@output.json_option
+def build(name: str | None, as_json: bool, **options: Any) -> None:
+    """Build what a job with these options would use, or a registered environment by its NAME or NAME:VERSION."""
+    from trainkit.environment import Environment
+
+    workspace = find.workspace()
+    asked = any(options[key] for key in ("packages", "env_file", "isolated", "image", "dockerfile"))
+    if name and (asked or options["engine"]):
+        raise UserErrorException("A registered environment has all that it needs: leave the other options out.")
+    if name:
+        known, _, version = name.partition(":")
+        environment = Environment.get(workspace, known, version or None)
+    elif asked:
+        environment = packages.environment_of(options)
+    else:
+        raise UserErrorException("Say what to build: packages (--pip, --env-file), an image, or a registered name.")
+    with contextlib.redirect_stdout(sys.stderr):
+        going = environment.build(workspace)
+        going.wait_for_completion(show_output=not as_json)
+    prepared = going.prepared
+    assert prepared is not None
+    value = {
+        "digest": prepared.digest, "reused": prepared.reused, "interpreter": prepared.interpreter,
+        "image": prepared.container.image if prepared.container else None, "words": prepared.words,
+    }  # fmt: skip
+    output.emit(value, as_json, prepared.digest or prepared.words)
+
+
+@env.command("prune")
+@click.argument("environments", nargs=-1, metavar="[ENVIRONMENT...]")
+@click.option("--older-than", metavar="AGE", help="Those not used for so long: 30d, 12h, 0d for all.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@output.json_option
+def prune(environments: tuple[str, ...], older_than: str | None, dry_run: bool, as_json: bool) -> int:
+    """Remove environments: those named, or those not used for a while. What a run not yet ended uses stays."""
+    from trainkit.prepare.inventory import entries, remove
+
+    if bool(environments) == (older_than is not None):
+        raise UserErrorException("Name the environments to remove, or give --older-than, as in '--older-than 30d'.")
+    root = find.root()
+    chosen = [_one(text) for text in environments]
+    if older_than is not None:
+        before = time.time() - _seconds(older_than)
+        chosen = [entry for entry in entries(root) if entry.used <= before]
+    removed, stayed = [], {}
+    for entry in chosen:
+        why = f"the run {entry.runs[0]} uses it" if entry.runs else "" if dry_run else remove(root, entry)
+        if why:
+            stayed[entry.digest] = why
+        else:
+            removed.append(entry.digest)
+    verb = "Would remove" if dry_run else "Removed"
+    lines = [f"{verb} {len(removed)} environment(s){': ' if removed else ''}{', '.join(removed)}."]
+    lines += [f"{digest} stays: {why.rstrip('.')}." for digest, why in stayed.items()]
+    output.emit({"removed": removed, "stayed": stayed, "dry_run": dry_run}, as_json, "\n".join(lines))
+    return codes.USAGE if environments and stayed else codes.DONE
+
+
+def _seconds(age: str) -> float:
+    match = re.fullmatch(r"(\d+)([dhms])", age.strip())
+    if match is None:
+        raise UserErrorException(f"--older-than {age!r}: it must be a number with d, h, m or s, as in 30d.")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _one(text: str) -> Entry:
+    """The environment that a text means."""
+    from trainkit.prepare.inventory import entries, fitting
+
+    root = find.root()
+    found = fitting(entries(root), text)
+    if not found:
+        raise NotFound(f"There is no environment {text!r} in {root}; `trainkit env` lists them.")
+    if len(found) > 1:
+        names = ", ".join(entry.digest for entry in found[:4])
+        raise UserErrorException(f"{text!r} means {len(found)} environments: {names}; type more of the digest.")
+    return found[0]

@@ -1,0 +1,162 @@
+"""What `envs/` holds, who uses it, and how it is removed: virtual environments and images alike.
+
+Removing takes from the engine only names that trainkit gave; an image goes with its last name. An environment that a
+run not yet ended uses stays, and so does one that may be that of a run which is just being prepared.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainkit.boot.newrun import run_dirs
+from trainkit.boot.rundir import RunDir, read_json
+from trainkit.errors import TrainkitError
+from trainkit.prepare.engines import ASK_SECONDS, ask, image_engine
+from trainkit.prepare.entries import READY, Record, lock_of, record_of
+from trainkit.prepare.resolving import facts
+
+__all__ = ["Entry", "entries", "remove", "users"]
+
+IMAGES = ("image", "dockerfile", "packages")  # kinds of entries that are images
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One environment; `used` is when it last was prepared for a job, `runs` are those not yet ended that use it."""
+
+    digest: str
+    path: Path
+    record: Record = field(repr=False)
+    used: float = 0.0
+    runs: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What it is: "venv", "conda", "image", "dockerfile" or "packages" (an image with packages)."""
+        return str(self.record.get("kind", "venv"))
+
+    @property
+    def engine(self) -> str:
+        """Of an image, else ""."""
+        return str(self.record.get("engine", ""))
+
+    def bytes(self) -> int | None:
+        """Size on disk: of an image that trainkit built, what its engine says; None where nobody answers."""
+        own = _bytes_below(self.path)
+        if self.kind not in IMAGES:
+            return own
+        try:
+            found = facts(image_engine(self.engine), str(self.record["image"]))
+        except TrainkitError:
+            return None
+        return own + int(found.get("Size", 0)) if found is not None else own
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, without its size."""
+        return {"digest": self.digest, "kind": self.kind, "used": self.used, "runs": list(self.runs), **self.record}
+
+
+def entries(root: Path) -> list[Entry]:
+    """All environments of the workspace's root, the one used last first."""
+    using, _ = users(root)
+    found = []
+    for path in (root / "envs").glob(f"[!.]*/{READY}"):
+        record = record_of(path.parent)
+        if record is not None:
+            digest = path.parent.name
+            found.append(Entry(digest, path.parent, record, path.stat().st_mtime, tuple(using.get(digest, ()))))
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def users(root: Path) -> tuple[dict[str, list[str]], float]:
+    """The runs not yet ended by the digest of their environment, and since when one has been without any.
+
+    That is the time at which the oldest run was submitted whose environment is not decided yet; infinite for none.
+    """
+    using: dict[str, list[str]] = {}
+    since = float("inf")
+    for experiment in (root / "runs").glob("*"):
+        for path in run_dirs(root, experiment.name):
+            run = RunDir(path)
+            if run.state.exists():
+                continue
+            prepared = read_json(run.environment)
+            if prepared is not None:
+                using.setdefault(str(prepared.get("digest", "")), []).append(path.name)
+            else:
+                with suppress(OSError):
+                    since = min(since, path.stat().st_ctime, run.job.stat().st_mtime)
+    return using, since
+
+
+def remove(root: Path, entry: Entry) -> str:
+    """Remove an environment; "" or why it stays."""
+    lock = os.open(lock_of(entry.path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "another process is building it"
+        using, since = users(root)
+        if entry.digest in using:
+            return f"the run {using[entry.digest][0]} uses it"
+        try:
+            used = (entry.path / READY).stat().st_mtime
+        except FileNotFoundError:
+            return "it is gone already"
+        if used >= since:
+            return "a run that is being prepared may use it"
+        problem = _untag(entry)
+        if problem:
+            return problem
+        gone = entry.path.with_name(f".{entry.digest}.removed")
+        shutil.rmtree(gone, ignore_errors=True)
+        os.rename(entry.path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        return ""
+    finally:
+        os.close(lock)
+
+
+def _untag(entry: Entry) -> str:
+    """Take trainkit's own names from an image and those below it; "" or why that cannot be done."""
+    tags = [str(tag) for tag in entry.record.get("tags", ())]
+    if not tags:
+        return ""
+    try:
+        engine = image_engine(entry.engine)
+        for tag in tags:
+            if facts(engine, tag) is not None:
+                answer = ask(engine.untag(tag), ASK_SECONDS)
+                if answer.code:
+                    return f"{entry.engine} does not remove {tag}: {answer.words}"
+    except TrainkitError as error:
+        return error.message
+    return ""
+
+
+def _bytes_below(folder: Path) -> int:
+    """What a folder's files take on the disk; a file of several names counts once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                status = os.lstat(os.path.join(base, name))
+                if (status.st_dev, status.st_ino) not in seen:
+                    seen.add((status.st_dev, status.st_ino))
+                    total += status.st_blocks * 512
+    return total
+
+
+def fitting(found: Collection[Entry], text: str) -> list[Entry]:
+    """Those that a text means: a digest, the beginning of one, or an environment's name."""
+    exact = [entry for entry in found if entry.digest == text]
+    return exact or [entry for entry in found if entry.digest.startswith(text) or entry.record.get("name") == text]
