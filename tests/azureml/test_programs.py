@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from trainkit import Experiment, Workspace
 
 PROGRAM = """
 import multiprocessing, subprocess, sys
@@ -66,6 +69,24 @@ def test_a_module_and_its_traceback(folder: Path) -> None:
     head, place, *_, last = done.stderr.splitlines()
     assert head == "Traceback (most recent call last):" and last == "ValueError: the program's own"
     assert place.startswith(f'  File "{folder / "jobs" / "old.py"}", line ')
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        ("raise SystemExit('no good')", 1, "no good"),
+        ("raise KeyboardInterrupt", -signal.SIGINT, "KeyboardInterrupt"),
+        ("def f(:", 1, "SyntaxError"),
+    ],
+)
+def test_how_a_program_ends_is_told_and_recorded(end: str, code: int, words: str, workspace: Workspace) -> None:
+    Path("old.py").write_text("from azureml.core import Run\nRun.get_context().log('here', 1)\n" + end)
+    done = run(Path.cwd(), "old.py")
+    assert done.returncode == code
+    assert words in done.stderr and "azureml/__main__.py" not in done.stderr
+    ended = list(Experiment(workspace, "old").get_runs())
+    assert len(ended) == (words != "SyntaxError")
+    assert all(one.status == "Failed" and words in one.get_details()["error"]["text"] for one in ended)
 
 
 @pytest.mark.parametrize(

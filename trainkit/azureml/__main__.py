@@ -6,6 +6,7 @@ trainkit's. Where the SDK is installed, it is used, and one line says so.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -42,13 +43,14 @@ def _run(program: Callable[[], None]) -> int:
         )
     try:
         program()
-    except SystemExit:
-        raise
+    except SystemExit as ended:
+        sys.exit(ended.code)  # so that the program's own run, which watches this call, hears of it
     except BaseException as error:  # as Python shows it, without what has only started the program
         trace = _programs(error.__traceback__)
         sys.excepthook(type(error), error.with_traceback(trace), trace)
         if isinstance(error, KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            atexit._run_exitfuncs()
             os.kill(os.getpid(), signal.SIGINT)
         return 1
     return 0
