@@ -23,6 +23,7 @@ REBUILT = "rebuilt.json"
 _READY = ("ready.json", REBUILT)  # the first is written where the environment was built by the library itself
 _WHEELS = "@WHEELS@"
 _TOLD_LINES = 12  # of uv's words
+_KEPT_SECONDS = 30 * 24 * 3600.0
 
 
 @act
@@ -37,7 +38,10 @@ def environment(request: Request, rest: BinaryIO) -> Request:
         programs = os.listdir(_programs(request))
     except OSError:
         programs = []
-    return {"there": _there(request["environment"]), "uv": _own_uv(), "programs": programs}
+    there = _there(request["environment"])
+    if there and os.path.exists(os.path.join(request["environment"], REBUILT)):
+        os.utime(os.path.join(request["environment"], REBUILT))  # it was used now
+    return {"there": there, "uv": _own_uv(), "programs": programs}
 
 
 @act
@@ -90,6 +94,7 @@ def _build(request: Request, uv: str, work: str) -> None:
         _run([uv, "pip", "install", *plain, "--no-deps", "--python", interpreter, "-r", file], place, lock)
         os.sync()  # the record must not reach the disk before what it speaks of
         far.write(os.path.join(place, REBUILT), json.dumps({"python": python, "time": time.time()}))
+        _forget_old(os.path.dirname(place))
     finally:
         os.close(lock)
 
@@ -114,6 +119,29 @@ def _wait_for(lock: int, place: str, deadline: float) -> None:
             if error.errno != errno.EWOULDBLOCK or time.monotonic() > deadline:
                 raise far.Refused("another process builds %s for too long" % place) from error
         time.sleep(0.1)
+
+
+def _forget_old(folder: str) -> None:
+    """Remove environments that were built here so, that no job has used for long, and that no process runs in."""
+    for name in os.listdir(folder):
+        place = os.path.join(folder, name)
+        try:
+            unused = time.time() - os.stat(os.path.join(place, REBUILT)).st_mtime
+        except OSError:  # it was made otherwise, or by another host that has this folder too
+            continue
+        if unused > _KEPT_SECONDS and not _in_use(place + "/"):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _in_use(place: str) -> bool:
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/cmdline" % pid, "rb") as file:
+                if os.fsencode(place) in file.read():
+                    return True
+        except OSError:  # it has ended
+            continue
+    return False
 
 
 def _run(argv: List[str], place: str, lock: int) -> None:
