@@ -74,9 +74,12 @@ def test_a_generic_estimator(played: Played) -> None:
         f"This is {run.id} of generic in samples", "children: ['Completed', 'Completed', 'Completed', 'Completed']",
         "Execution Summary", "The end of azureml-logs/70_driver_log.txt:", "mse: ", "best alpha: ",
         "Not there: Could not locate the provided model_path outputs/nothing.npy", "ridge\tridge:2\t2",
-        "latest: 2 of the run: [1, 1]", "No such model",
+        "latest: 2 of the run: [1, 1]", "Twice: File already exists", "No such model", "scoring: ",
+        "{'by': 'hand', 'stage': 'tried'} by hand True",
     ):  # fmt: skip
         assert words in told
+    assert told.count("Not registered: Error, provided model name is invalid.") == 2
+    assert {path.suffix for path in (played.folder / "pictures").iterdir()} == {".png"}
     downloaded = sorted(path.name for path in (played.folder / "downloaded").iterdir())
     assert downloaded == [f"ridge_{alpha}.npy" for alpha in ("0.00", "0.25", "0.50", "0.75")]
     assert [path.name for path in (played.folder / "models").rglob("ridge_0.50.npy")] == ["ridge_0.50.npy"]

@@ -8,7 +8,7 @@ from azureml.core import Experiment, Workspace
 from azureml.core.compute import AmlCompute, ComputeTarget
 from azureml.core.compute_target import ComputeTargetException
 from azureml.core.model import Model
-from azureml.exceptions import ModelNotFoundException, ModelPathNotFoundException
+from azureml.exceptions import ModelNotFoundException, ModelPathNotFoundException, WebserviceException
 from azureml.telemetry import set_diagnostics_collection
 from azureml.train.estimator import Estimator
 from azureml.widgets import RunDetails
@@ -62,7 +62,21 @@ print(model.name, model.id, model.version, sep="\t")
 print("latest:", Model(ws, name="ridge").version, "of the run:", [m.version for m in Model.list(ws, run_id=run.id)])
 Model(ws, "ridge", version=1).download(target_dir="models", exist_ok=True)
 try:
+    Model(ws, "ridge", version=1).download(target_dir="models")
+except WebserviceException as error:
+    print("Twice:", error.message)
+for wrong in ("a name", "ridge/2"):
+    try:
+        Model.register(ws, model_path="downloaded", model_name=wrong)
+    except WebserviceException as error:
+        print("Not registered:", error.message)
+try:
     Model(ws, name="unknown")
 except ModelNotFoundException:
     print("No such model")
+print("scoring:", Model.get_model_path("ridge", _workspace=ws))
+model.add_tags({"stage": "tried"})
+model.update(description="by hand")
+print(model.serialize()["tags"], model.serialize()["description"], model.created_time.year > 2019)
+run.download_files(prefix="images/", output_directory="pictures", append_prefix=False)
 compute_target.delete()
