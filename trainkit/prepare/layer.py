@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trainkit.boot.rundir import make_private
@@ -86,24 +87,30 @@ def view(base: Base, envs: Path) -> Path:
     except OSError:  # another process was faster
         shutil.rmtree(partial, ignore_errors=True)
     for other in folder.iterdir():
-        if time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
-            shutil.rmtree(other, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process did the same
+            if time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
     return made
 
 
 def _records(base: Base) -> Iterator[tuple[str, Path]]:
     """ "name-version" of each of the base's packages, of several with one name the one that is imported; its record."""
     found = set()
-    for folder in map(Path, base.folders):
-        for entry in sorted(folder.iterdir()):
-            if entry.suffix not in (".dist-info", ".egg-info") or entry.name.startswith("~"):
-                continue
-            metadata = next((path for path in (entry / "METADATA", entry / "PKG-INFO", entry) if path.is_file()), None)
-            version = entry.stem.partition("-")[2].partition("-py")[0] or (_version(metadata) if metadata else "")
-            key = _key(entry.name)
-            if metadata and version and key not in found:
-                found.add(key)
-                yield f"{key}-{version}", metadata
+    for entry in (Path(folder, name) for folder in base.folders for name in _names(folder)):
+        if entry.suffix not in (".dist-info", ".egg-info") or entry.name.startswith("~"):
+            continue
+        metadata = next((path for path in (entry / "METADATA", entry / "PKG-INFO", entry) if path.is_file()), None)
+        version = entry.stem.partition("-")[2].partition("-py")[0] or (_version(metadata) if metadata else "")
+        key = _key(entry.name)
+        if metadata and version and key not in found:
+            found.add(key)
+            yield f"{key}-{version}", metadata
+
+
+def _names(folder: str) -> list[str]:
+    with suppress(OSError):
+        return sorted(os.listdir(folder))
+    return []
 
 
 def _key(record: str) -> str:
