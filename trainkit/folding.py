@@ -126,8 +126,7 @@ def _find_shared(groups: Sequence[_Group], texts: Sequence[bytes]) -> bool:
     alike = _same_places(split)
     shared = {split[0][number] for number in alike}
     others = [_without(lines, alike) for lines in split]
-    seen = set(shared)
-    again = False
+    seen, again = set(shared), False
     for left in others:
         own = set(left)
         more = own & seen
@@ -145,9 +144,8 @@ def _find_shared(groups: Sequence[_Group], texts: Sequence[bytes]) -> bool:
 def _same_places(split: Sequence[list[bytes]]) -> list[int]:
     """The numbers of the lines that are the same in all lists; none where the first ones suggest that few are."""
     count = len(split)
-    if not any(row.count(row[0]) == count for row in islice(zip(*split, strict=False), _PROBED)):
-        return []
-    return [number for number, row in enumerate(zip(*split, strict=False)) if row.count(row[0]) == count]
+    few = not any(row.count(row[0]) == count for row in islice(zip(*split, strict=False), _PROBED))
+    return [] if few else [number for number, row in enumerate(zip(*split, strict=False)) if row.count(row[0]) == count]
 
 
 def _without(lines: list[bytes], numbers: Sequence[int]) -> list[bytes]:
@@ -212,8 +210,7 @@ def _together(groups: Sequence[_Group]) -> list[Block]:
 
 def _in_step(groups: Sequence[_Group], places: Sequence[int], time: float, ranks: tuple[int, ...]) -> list[Block]:
     """What each group has before shared lines, which are at the same places in all of them, then those."""
-    blocks: list[Block] = []
-    waiting: list[bytes] = []
+    blocks, waiting = list[Block](), list[bytes]()
     each = [(group.ranks, group.lines) for group in groups]
     first, start = groups[0].lines, groups[0].line
     for place in places:
@@ -236,8 +233,7 @@ def _to_the_next(
     groups: Sequence[_Group], places: Sequence[Sequence[int]], time: float, ranks: tuple[int, ...]
 ) -> list[Block]:
     """The same, where the places differ."""
-    blocks: list[Block] = []
-    waiting: list[bytes] = []
+    blocks, waiting = list[Block](), list[bytes]()
     starts = [group.line for group in groups]
     each = [(number, group.ranks, group.lines) for number, group in enumerate(groups)]
     for numbers in zip(*places, strict=True):
