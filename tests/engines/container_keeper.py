@@ -162,7 +162,9 @@ def _clear(program: str, variables: dict[str, str]) -> None:
 
 def _groups(name: str) -> list[Path]:
     """The control groups of this name and those in them, the innermost first."""
-    found = (Path(path) for top in Path("/sys/fs/cgroup").glob(f"*/{name}") for path, _, _ in os.walk(top))
+    base = Path("/sys/fs/cgroup")
+    tops = (*base.glob(name), *base.glob(f"*/{name}"))  # of either version
+    found = (Path(path) for top in tops for path, _, _ in os.walk(top))
     return sorted(found, key=lambda path: -len(path.parts))
 
 
