@@ -1,6 +1,6 @@
 """The boot zip: what an agent or a rank needs to run where trainkit is not installed, as one file that Python executes.
 
-It holds trainkit.boot, job, errors, and the package of the one spread that a job names, with its entry point.
+It holds trainkit.boot, job, errors, what installs the old import names, and the package of the one spread that a job names, with its entry point.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def contents(spread: str = "", engine: str = "") -> dict[str, str]:
 
     home, version = Path(trainkit.__file__).parent, trainkit.__version__
     files = {"__main__.py": _MAIN % (version, version), "trainkit/__init__.py": _PACKAGE % version}
-    for name in ("job.py", "errors.py"):
+    for name in ("job.py", "errors.py", "azureml/__init__.py"):
         files["trainkit/" + name] = (home / name).read_text(encoding="utf-8")
     for path in sorted((home / "boot").rglob("*.py")):
         files["trainkit/" + path.relative_to(home).as_posix()] = path.read_text(encoding="utf-8")

@@ -181,6 +181,7 @@ from azureml.core.run import Run as other
 from azureml.exceptions import AzureMLException, UserErrorException
 from azureml.core.compute_target import ComputeTargetException
 from azureml.core import Dataset
+import trainkit.azureml
 assert Run is other and issubclass(ComputeTargetException, AzureMLException) and Run.get_submitted_run
 try:
     Dataset.get_by_name(None, "x")

@@ -4,9 +4,17 @@
     from azureml.core import Workspace, Experiment
 
 `python -m trainkit.azureml script.py` does the same for a script that is not to be changed. Where the SDK itself is
-installed, nothing is touched. The table of names is in `trainkit.boot.oldnames`, which travels with jobs.
+installed, nothing is touched, and one line on standard error says so. The table of names is in
+`trainkit.boot.oldtable`, which travels with jobs; so does this module.
 """
 
-from trainkit.boot.oldnames import install
+import sys
 
-install()
+from trainkit.boot import oldnames
+
+oldnames.install()
+if place := oldnames.installed():
+    sys.stderr.write(
+        f"trainkit.azureml: the Azure ML SDK is installed here ({place}), so its names are its own, not trainkit's. "
+        "Without it (pip uninstall azureml-core) they are trainkit's.\n"
+    )

@@ -1,7 +1,7 @@
 """`python -m trainkit.azureml script.py [arguments]`, or `-m module`: runs what was written for the Azure ML SDK v1.
 
 The program runs as Python would run it, and so do Python programs that it starts; only the names of the SDK are
-trainkit's. Where the SDK is installed, it is used, and one line says so.
+trainkit's. Where the SDK is installed, it is used, and one line says so (`import trainkit.azureml` writes it).
 """
 
 from __future__ import annotations
@@ -35,12 +35,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(program: Callable[[], None]) -> int:
     oldnames.install(os.environ)
-    if place := oldnames.installed():
-        print(
-            f"trainkit.azureml: the Azure ML SDK is installed here ({place}), so the program uses that, not trainkit. "
-            "Without it (pip uninstall azureml-core) its names are trainkit's.",
-            file=sys.stderr,
-        )
     try:
         program()
     except SystemExit as ended:

@@ -53,6 +53,7 @@ _MODULES: Dict[str, str] = {
     "azureml.core.image": "ContainerImage Image",
     "azureml.core.keyvault": "Keyvault",
     "azureml.core.model": "Model InferenceConfig",
+    "azureml.core.resource_configuration": "ResourceConfiguration",
     "azureml.core.run": "Run get_run _OfflineRun",
     "azureml.core.runconfig": """RunConfiguration MpiConfiguration PyTorchConfiguration TensorflowConfiguration
         ParallelTaskConfiguration DockerConfiguration DataReferenceConfiguration EnvironmentDefinition Environment
@@ -71,6 +72,7 @@ _MODULES: Dict[str, str] = {
     "azureml.pipeline": "",
     "azureml.pipeline.core": _PIPELINES,
     "azureml.pipeline.steps": _STEPS,
+    "azureml.tensorboard": "Tensorboard",
     "azureml.telemetry": "set_diagnostics_collection",
     "azureml.train": "",
     "azureml.train.automl": "AutoMLConfig",
@@ -118,7 +120,7 @@ _REMEDIES: Tuple[Tuple[str, str], ...] = (  # names that can be imported but not
         "data sets are not built yet: give the script the data's path in `arguments` or `script_params`",
     ),
     (
-        "InferenceConfig ContainerImage Image " + _SERVICES,
+        "InferenceConfig ContainerImage Image ResourceConfiguration " + _SERVICES,
         "deployment is not built yet: trainkit.export.to_onnx writes a checked file that onnxruntime serves anywhere, "
         "and `trainkit predict` asks it",
     ),
@@ -144,6 +146,7 @@ _REMEDIES: Tuple[Tuple[str, str], ...] = (  # names that can be imported but not
         "TensorFlow Chainer SKLearn",
         "there is no estimator for this framework: Estimator(..., pip_packages=[...]) runs any script",
     ),
+    ("Tensorboard", "`tensorboard --logdir` on the folder logs/ of Run.directory shows what a script writes there"),
     ("AutoMLConfig", "automated machine learning is not built: submit a script that searches, as with scikit-learn"),
     ("PyPiLibrary", "Databricks is not reached from here: Environment(name, pip_packages=[...]) names packages"),
     ("_OfflineRun", "a script that is started by hand gets a whole run from Run.get_context()"),
