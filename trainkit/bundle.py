@@ -1,6 +1,7 @@
 """The boot zip: what an agent or a rank needs to run where trainkit is not installed, as one file that Python executes.
 
-It holds trainkit.boot, job, errors, what installs the old import names, and the package of the one spread that a job names, with its entry point.
+It holds trainkit.boot, job, errors, what installs the old import names, and the packages of the one spread and the one
+container engine that a job names, with their entry points.
 """
 
 from __future__ import annotations
