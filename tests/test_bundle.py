@@ -32,7 +32,17 @@ def test_a_rank_that_runs_from_a_copy_of_it_shows_none_of_its_lines(tmp_path: Pa
     job, attempt = make_job(tmp_path / "run", "def work():\n    return 1 / 0\nwork()\n")
     told = {"TRAINKIT_RUN_DIR": job.run_dir, "TRAINKIT_RUN_ID": job.run_id, "TRAINKIT_ATTEMPT": "1"}
     env = {**os.environ, "RANK": "0", "WORLD_SIZE": "1", **told}
-    assert subprocess.run([sys.executable, str(copy), "rank"], env=env, timeout=60).returncode == 1
+    assert subprocess.run([sys.executable, "-S", str(copy), "rank"], env=env, timeout=60).returncode == 1
     record = read_json(attempt.rank_record(0)) or {}
     assert (record["exception"], record["line"], record["function"]) == ("ZeroDivisionError", 2, "work")
     assert "boot" not in record["traceback"]
+
+
+def test_a_trainkit_that_is_installed_is_not_hidden(tmp_path: Path) -> None:
+    path = bundle(tmp_path / "boot", "fork")
+    for way, mine in (([], False), (["-S"], True)):
+        job, attempt = make_job(tmp_path / f"run-{mine}", "import trainkit.job; print(trainkit.job.__file__)")
+        told = {"TRAINKIT_RUN_DIR": job.run_dir, "TRAINKIT_RUN_ID": job.run_id, "TRAINKIT_ATTEMPT": "1"}
+        env = {**os.environ, "RANK": "0", "WORLD_SIZE": "1", **told}
+        assert subprocess.run([sys.executable, *way, str(path), "rank"], env=env, timeout=60).returncode == 0
+        assert attempt.rank_log(0).read_text().startswith(f"{path}/") == mine

@@ -21,12 +21,14 @@ from trainkit.errors import UnsupportedJob
 MOST_BYTES = 4 << 20  # of an entry point's package
 _MAIN = """
 import importlib
-import importlib.machinery
+import importlib.util
 import sys
 
-bundle = sys.path[0]
-if importlib.machinery.PathFinder.find_spec("trainkit", [p for p in sys.path if p != bundle]):
-    sys.path.remove(bundle)  # never hide an installed trainkit
+bundle = sys.path.pop(0)
+installed = importlib.util.find_spec("trainkit")  # never hide it, nor a checkout that is installed as it is
+if installed is None or installed.origin is None:
+    sys.path.insert(0, bundle)
+else:
     import trainkit
 
     if trainkit.__version__ != %r:
