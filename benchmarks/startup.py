@@ -15,6 +15,7 @@ Prints a table, writes benchmarks/results/startup.json.
 from __future__ import annotations
 
 import argparse
+import compileall
 import itertools
 import json
 import os
@@ -135,6 +136,17 @@ def horovodrun(nodes: int = 2) -> Way:
     return simply("horovodrun", str(BIN / "horovodrun"), "--gloo", "-np", str(nodes), *place, ranks=nodes)
 
 
+def batch() -> Way:
+    """A batch script with one srun, as one writes it."""
+
+    def words(script: str, notes: str, place: str) -> list[str]:
+        line = shlex.join(["srun", sys.executable, f"{script}.py", notes, place])
+        options = ["--wait", "--nodes=2", "--ntasks-per-node=1", "--output=/dev/null"]
+        return ["sbatch", *options, f"--chdir={os.path.dirname(notes)}", "--wrap", line]
+
+    return Way("sbatch of an srun", words)
+
+
 def by_hand() -> list[Way]:
     """The peers."""
 
@@ -152,13 +164,14 @@ def by_hand() -> list[Way]:
         simply("mpirun", str(BIN / "mpirun"), "-H", "node1:1,node2:1", "-np", "2", environment=MPI),
         horovodrun(),
         simply("srun", "srun", "--nodes=2", "--ntasks-per-node=1"),
+        batch(),
     ]
 
 
 def ways() -> list[Way]:
     """All of the first part, each beside its peer."""
     spreads = {"fork": "", "torchrun": "torchrun over ssh", "mpi": "mpirun", "horovod": "horovodrun"}
-    peers = {("local", "torchrun"): "torchrun, one machine", ("slurm", "fork"): "srun"}
+    peers = {("local", "torchrun"): "torchrun, one machine", ("slurm", "fork"): "sbatch of an srun"}
     found = by_hand()
     for launcher in ("local", "ssh", "slurm"):
         for spread, peer in spreads.items():
@@ -269,6 +282,8 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def main() -> int:
     """Measure, print, write; 1 where a way did not work."""
+    for package in ("trainkit", "launchers"):  # as an installation does: this checkout may never have been imported
+        compileall.compile_dir(Path(__file__).parent.parent / package, quiet=1)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=2, help="turns to the first line")
     parser.add_argument("--joins", type=int, default=1, help="turns to a joined process group")
