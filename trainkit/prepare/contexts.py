@@ -83,7 +83,7 @@ def _walk(root: str, rules: list[_Rule]) -> list[_Item]:
     reenters = any(rule.keeps for rule in rules)
     while waiting:
         base = waiting.pop()
-        with os.scandir(os.path.join(root, base)) as entries:
+        with os.scandir(os.path.join(root, base) if base else root) as entries:
             for entry in entries:
                 path = base + entry.name
                 left_out = _left_out(path, rules)

@@ -21,6 +21,10 @@ PREFERRED = ("docker", "podman", "apptainer")  # in this order, where nobody nam
 ASK_SECONDS = 60.0  # for a question about what is in the engine's store
 ANSWER_SECONDS = 10.0  # a daemon that is being started by its socket takes a while
 _LINES = 3  # of what an engine says, in an error
+_REMEDY = (
+    " Install docker or podman, start docker's daemon and see that this user may use it, or take the image out of the "
+    "environment to run on this machine's Python."
+)
 
 
 class ImageEngine(Engine, Protocol):
@@ -83,12 +87,17 @@ def ask(argv: Sequence[str], seconds: float, environment: dict[str, str] | None 
 def image_engine(name: str) -> ImageEngine:
     """The engine of this name. Raises UnsupportedJob where it is not installed, or cannot prepare images."""
     chosen = engine(name)
-    for needed in ("version", "pull", "tag", "build", "probe"):
-        if not hasattr(chosen, needed):
-            raise UnsupportedJob(
-                f"The engine {name} runs images, but trainkit cannot prepare them with it. Ask for docker or podman."
-            )
+    if not _prepares(chosen):
+        raise UnsupportedJob(f"{_only_runs(name)} Ask for docker or podman.")
     return chosen  # type: ignore[return-value]  # it has just been looked at
+
+
+def _prepares(chosen: Engine) -> bool:
+    return all(hasattr(chosen, needed) for needed in ("version", "pull", "tag", "untag", "build", "probe"))
+
+
+def _only_runs(name: str) -> str:
+    return f"trainkit knows how {name} runs images, but neither fetches nor builds them with it."
 
 
 def choose_engine(asked: str | None = None) -> str:
@@ -105,7 +114,7 @@ def choose_engine(asked: str | None = None) -> str:
         problem = _problem(asked)
         if problem:
             others = [name for name in _known(installed) if name != asked and not _problem(name)]
-            instead = f" {' and '.join(others)} would do: name it, or leave the engine out." if others else ""
+            instead = f" {' and '.join(others)} would do: name it, or leave the engine out." if others else _REMEDY
             raise UnsupportedJob(f"The job asks for the container engine {asked}, but {problem}{instead}")
         return asked
     problems = []
@@ -114,10 +123,7 @@ def choose_engine(asked: str | None = None) -> str:
         if not problem:
             return name
         problems.append(problem)
-    raise UnsupportedJob(
-        f"The job runs in a container, but no engine answers here: {' '.join(problems)} Install docker or podman, or "
-        "take the image out of the environment to run on this machine's Python."
-    )
+    raise UnsupportedJob(f"The job runs in a container, but no engine answers here: {' '.join(problems)}{_REMEDY}")
 
 
 def _known(installed: Iterable[str]) -> list[str]:
@@ -131,10 +137,9 @@ def _problem(name: str) -> str:
     chosen = engine(name)
     if shutil.which(chosen.program) is None:
         return f"{chosen.program} is not on the PATH."
-    version = getattr(chosen, "version", None)
-    if version is None:
-        return ""
-    answer = ask(version(), ANSWER_SECONDS)
+    if not _prepares(chosen):
+        return _only_runs(name)
+    answer = ask(image_engine(name).version(), ANSWER_SECONDS)
     if answer.code == 0:
         return _too_old(name, answer.output.strip())
     return f"{chosen.program} does not answer ({answer.words.rstrip('.') or 'it said nothing'})."
