@@ -24,8 +24,8 @@ _LINES = 60
 _STEP = re.compile(r"^(?:\[\d+/\d+\] )?(?:Step|STEP) (\d+)/(\d+) ?: (.*)$")
 _KIT_STEP = re.compile(r"^#(\d+) \[(?:\S+ )?(\d+)/(\d+)\] (.*)$")
 _KIT_ERROR = re.compile(r"^#(\d+) ERROR:? (.*)$")
-_KIT_LINE = re.compile(r"^#(\d+) (?:\d+\.\d+ )?(.*)$")
-_KIT_NOISE = re.compile(r"(?:DONE|CACHED|CANCELED|ERROR|sha256:|transferring )")
+_KIT_SAID = re.compile(r"^#(\d+) \d+\.\d+ (.*)$")  # only what a step prints has its time
+_NOISE = re.compile(r"(?:DONE|CACHED|CANCELED|ERROR|sha256:|transferring )")
 _NOISE = re.compile(
     r"Removing intermediate container|The command '|subprocess exited with status| ---> |-->|"
     r"Error: (?:error )?building at STEP|Error: error while running runtime|exit status \d+$|level=|time=|WARNING|$"
@@ -97,11 +97,9 @@ def _failing_kit_step(lines: list[str], number: str, error: str) -> tuple[str, s
     """The same for BuildKit, which numbers what it does, and lets it run side by side."""
     step, last = ("", "", ""), ""
     for line in lines:
-        match, begun = _KIT_LINE.match(line), _KIT_STEP.match(line)
-        if match is None or match[1] != number:
-            continue
-        if begun:
+        begun, said = _KIT_STEP.match(line), _KIT_SAID.match(line)
+        if begun and begun[1] == number:
             step = (begun[2], begun[3], begun[4])
-        elif not _KIT_NOISE.match(match[2]):
-            last = match[2].strip() or last
+        elif said and said[1] == number:
+            last = said[2].strip() or last
     return (*step, last or error)
