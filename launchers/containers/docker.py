@@ -46,9 +46,9 @@ class Docker:
         """Print the version of the daemon; fails where none answers."""
         return [self.program, "version", "--format", "{{.Server.Version}}"]
 
-    def pull(self, image: str, access: Sequence[str] = (), quiet: bool = False) -> list[str]:
+    def pull(self, image: str, access: Sequence[str] = ()) -> list[str]:
         """Ask the image's registry for it, and fetch what is not here; `access` are words that say as whom."""
-        return [self.program, "pull", *access, *(["--quiet"] if quiet else []), image]
+        return [self.program, "pull", *access, image]
 
     def tag(self, image: str, name: str) -> list[str]:
         """Give an image one more name."""

@@ -188,6 +188,24 @@ def test_a_password_is_in_no_file_command_or_variable_while_it_is_used(
     preparing.engine.run("image", "rm", "--force", found[0].container.image, code=None)
 
 
+def test_a_registry_that_says_nothing_is_waited_for_a_moment_only(
+    podman_preparing: Preparing, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(podman_preparing.folder))
+    registry.trusted_by(podman_preparing.folder)
+    image, user = f"lab/{uuid.uuid4().hex[:8]}:1", RegistrySpec(registry.address, registry.username)
+    registry.serve(image)
+    container = podman_preparing(image, registry=user, password=PASSWORD).container
+    assert container is not None
+    registry.hold()
+    try:
+        assert podman_preparing(image, registry=user, password=PASSWORD).container == container
+    finally:
+        registry.release()
+    assert "cannot be reached now (it did not answer within" in podman_preparing.told()
+    podman_preparing.engine.run("image", "rm", "--force", container.image, code=None)
+
+
 def test_a_password_by_reference_comes_from_where_it_is(
     docker_preparing: Preparing, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ class ImageEngine(Engine, Protocol):
         """Print the engine's version; fails where the engine does not answer."""
         ...
 
-    def pull(self, image: str, access: Sequence[str] = (), quiet: bool = False) -> list[str]:
+    def pull(self, image: str, access: Sequence[str] = ()) -> list[str]:
         """Ask the image's registry for it, and fetch what is not here; `access` are words that say as whom."""
         ...
 
@@ -70,13 +70,12 @@ class Answer:
         return " ".join(lines[-_LINES:])
 
 
-def ask(argv: Sequence[str], seconds: float, environment: dict[str, str] | None = None) -> Answer:
+def ask(argv: Sequence[str], seconds: float) -> Answer:
     """Run a command to its end; one that cannot be run or takes too long has failed, and says so."""
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, encoding="utf-8", errors="replace",
-            env=environment,
-        )  # fmt: skip
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, encoding="utf-8", errors="replace"
+        )
     except OSError as error:
         return Answer(127, "", f"{argv[0]} cannot be run: {error.strerror}")
     except subprocess.TimeoutExpired:

@@ -7,17 +7,24 @@ asked again, each time.
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from trainkit.errors import EnvironmentBuildError
 from trainkit.imagespec import RegistrySpec
-from trainkit.prepare.credentials import access, login_for
+from trainkit.prepare.credentials import Login, access, login_for
 from trainkit.prepare.engines import ASK_SECONDS, ImageEngine, ask
 from trainkit.prepare.imagenames import LOCAL_DOMAIN, ImageName, parse
-from trainkit.prepare.installer import Installer, Result
+from trainkit.prepare.installer import POLL_SECONDS, Installer, Result
+
+SILENCE_SECONDS = 8.0  # of a registry, where the image is here anyway
+_SILENT = 124
 
 _UNREACHABLE = re.compile(
     r"no such host|connection refused|i/o timeout|network is unreachable|no route to host|TLS handshake timeout|"
@@ -33,6 +40,7 @@ _ACCESS = re.compile(
 _UNKNOWN = re.compile(
     r"manifest unknown|not found|does not exist|name unknown|no such image|image not known|\b404\b", re.IGNORECASE
 )
+_ANSWERED = re.compile(r"Pulling from|Getting image source|Copying blob|Copying config")  # the registry has
 _PREFIX = re.compile(r"^(?:Error response from daemon: |Error: |initializing source docker://\S+: )+")
 
 
@@ -61,12 +69,50 @@ class Source:
     password: str = field(repr=False)
     installer: Installer = field(repr=False)
 
-    def fetch(self, name: ImageName, quiet: bool) -> Result:
-        """Have the engine ask the image's registry. Raises EnvironmentBuildError where there is no password to give."""
+    def fetch(self, name: ImageName) -> Result:
+        """Have the engine fetch an image; what it prints goes into the log. Raises EnvironmentBuildError."""
+        with access(self.kind, name, self._login(name)) as way:
+            return self.installer.run(self.engine.pull(name.full, way.words), Path("/"), way.given)
+
+    def ask(self, name: ImageName) -> Result:
+        """Have the engine ask the registry for an image that is here, and fetch the one that has its name now.
+
+        A registry that says nothing for a while is as good as gone: the image is here. Raises EnvironmentBuildError.
+        """
+        with access(self.kind, name, self._login(name)) as way, tempfile.TemporaryFile() as output:
+            process = subprocess.Popen(
+                self.engine.pull(name.full, way.words), stdin=way.given.stdin, stdout=output, stderr=output, cwd="/",
+                env=way.given.variables, pass_fds=way.given.descriptors,
+            )  # fmt: skip
+            try:
+                code = self._answered(process, output)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            said = _read(output)
+            return Result(
+                code, said if code != _SILENT else f"{said}\nit did not answer within {SILENCE_SECONDS:.0f} s"
+            )
+
+    def _login(self, name: ImageName) -> Login | None:
         ours = self.registry is not None and self.registry.address.partition("/")[0] == name.domain
-        login = login_for(self.registry, self.password) if ours else None
-        with access(self.kind, name, login) as way:
-            return self.installer.run(self.engine.pull(name.full, way.words, quiet), Path("/"), way.given)
+        return login_for(self.registry, self.password) if ours else None
+
+    def _answered(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> int:
+        """The exit code, or that of a registry which says nothing."""
+        deadline = time.monotonic() + SILENCE_SECONDS
+        while True:
+            try:
+                return process.wait(POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.installer.check_cancelled()
+                if time.monotonic() > deadline and not _ANSWERED.search(_read(output)):
+                    return _SILENT
+
+
+def _read(output: IO[bytes]) -> str:
+    return os.pread(output.fileno(), 1 << 20, 0).decode("utf-8", "replace")
 
 
 def resolve(name: str, source: Source, within: str = "") -> Image:
@@ -94,7 +140,7 @@ def resolve(name: str, source: Source, within: str = "") -> Image:
 def _asked(name: str, wanted: ImageName, here: dict[str, Any] | None, source: Source) -> Image:
     """The image after its registry was asked; the local one where the registry cannot be reached."""
     engine, registry = source.engine, source.registry
-    answer = source.fetch(wanted, quiet=here is not None)
+    answer = source.fetch(wanted) if here is None else source.ask(wanted)
     if answer.code == 0:
         if here is not None and here["Id"] in answer.output.split():  # podman says which it is
             return _image(name, wanted, here, "is unchanged in its registry")
