@@ -12,8 +12,10 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Dict, List, Optional, Tuple
 
 from trainkit.boot import processes
@@ -138,6 +140,8 @@ class Agent:
 
     def _watch(self) -> None:
         """Until all commands of all nodes have ended, or have been ended."""
+        if self.channel is not None:
+            self.channel.wake = partial(signal.pthread_kill, threading.get_ident(), signal.SIGCHLD)
         limit = time.monotonic() + self.job.max_seconds if self.job.max_seconds else float("inf")
         while True:
             self._note_ends()
@@ -153,11 +157,7 @@ class Agent:
                 return
             if self.commands.ended and self._others_done():
                 return
-            self._sleep()
-
-    def _sleep(self) -> None:
-        """Wait a tick, less where a child ends first."""
-        signal.sigtimedwait({signal.SIGCHLD}, _TICK)
+            signal.sigtimedwait({signal.SIGCHLD}, _TICK)  # less where a child ends first, or something urgent comes
 
     def _note_ends(self) -> None:
         bad = self.commands.failed()

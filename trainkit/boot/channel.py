@@ -32,6 +32,8 @@ _PROBE_SECONDS = 2.0  # for one address of the head to answer
 _HANDSHAKE_SECONDS = 10  # for either end to show that it knows the key
 _SEND_SECONDS = 4  # for a peer to take a message; one that doesn't is as good as lost
 _LOOPBACK = "127.0.0.1"
+# What a node, or a program on it, waits for: the others may lie until the reader's next turn.
+_URGENT = ("done", "end", "failed", "stop", "ended", "exec", "output", "taken", "exit", "kill")
 Message = Dict[str, Any]
 
 
@@ -49,6 +51,7 @@ class Channel:
         self._asked = time.monotonic()  # when `received` was called last
         self._lock = threading.Lock()
         self._closed = False
+        self.wake: Callable[[], None] = lambda: None  # called where somebody should look what has come, by any thread
         threading.Thread(target=self._beat, daemon=True).start()
 
     def send(self, message: Message, to: Optional[int] = None) -> None:
@@ -117,12 +120,15 @@ class Channel:
                     self._heard[node] = time.monotonic()
             if message.get("type") != "beat":
                 self._inbox.put((node, message))
+            if message.get("type") in _URGENT:
+                self.wake()
 
     def _lose(self, node: int, why: str) -> None:
         """Report a peer as lost, once."""
         with self._lock:  # whoever sees one peer less finds the word of it too
             if self._heard.pop(node, None) is not None:
                 self._inbox.put((node, {"type": "lost", "why": why}))
+        self.wake()
 
 
 class HeadChannel(Channel):
