@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def channel(tmp_path: Path, only_here: Path, monkeypatch: pytest.MonkeyPatch) ->
     made = Channel(tmp_path / "channel")
     made.python()
     made.module("pip", "24.0")
+    made.module("iniconfig", version("iniconfig"))  # as it is in use
     made.module("tk-conda", "1.2", "tk-data")
     made.package("tk-data", "7", {"share/tk.txt": "seven\n"}, noarch="generic")
     return made
@@ -144,10 +146,12 @@ def test_a_file_with_packages_of_both_kinds_over_the_ones_in_use(tmp_path: Path,
     file = tmp_path / "environment.yml"
     file.write_text(
         f"name: both\nchannels:\n  - {channel.address}\n  - nodefaults\ndependencies:\n  - python={MINOR}\n"
-        f"  - tk-conda>=1\n  - pip\n  - pip:\n    - --no-index\n    - --find-links {shelf.folder}\n    - tk_extra\n"
+        "  - tk-conda>=1\n  - iniconfig\n  - pip\n"
+        f"  - pip:\n    - --no-index\n    - --find-links {shelf.folder}\n    - tk_extra\n"
     )
     made = make(tmp_path, Environment.from_conda_specification("both", file).spec())
-    assert run(made, "import tk_conda, tk_extra, pytest; print(tk_conda.version, tk_extra.version)") == "1.2 1.5"
+    code = "import click, iniconfig, tk_conda, tk_extra; print(tk_conda.version, tk_extra.version, iniconfig.version)"
+    assert run(made, code) == f"1.2 1.5 {version('iniconfig')}"
     assert "tk-extra==1.5 --hash=sha256:" in Path(made.lock).read_text()
     assert "tk-conda-1.2" in Path(made.conda_lock).read_text()
 

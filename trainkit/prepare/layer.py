@@ -12,10 +12,9 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainkit.boot.rundir import make_private
@@ -66,31 +65,70 @@ def make_venv(installer: Installer, environment: Path, python: str) -> None:
         )
 
 
-def view(base: Base, envs: Path) -> Path:
-    """A folder in which the installer finds the base's packages, from wherever they come, without their files.
+@contextmanager
+def seen(environment: Path, base: Base) -> Iterator[None]:
+    """While it lasts, the installer takes the base's packages for packages of the environment.
 
-    It is made once for each state of the base, in `envs/.views/`; one that nobody has used for long is removed then.
+    It finds their records there (`_view`), so that it installs what they lack, and nothing of theirs a second time. The
+    folder of records takes the place of the environment's package folder, and gives it back what was installed.
     """
-    folder = make_private(envs / _VIEWS)
-    state = json.dumps([base.interpreter, base.folders, base.packages])
-    made = folder / hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    if made.is_dir():
-        os.utime(made)
-        return made
-    partial = Path(tempfile.mkdtemp(prefix=".", dir=folder))
-    for name, metadata in _records(base):
-        record = partial / f"{name}.dist-info"
-        record.mkdir()
-        (record / "METADATA").symlink_to(metadata)
+    site, view = site_packages(environment, base), environment / "view"
+    records = {f"{name}.dist-info": metadata for name, metadata in _records(base)}
+    stored = _stored(base, environment.parent)
+    _take(stored, view, records)
+    own = environment / "own"
+    first = {_key(entry.name) for entry in site.glob("*.dist-info")}  # conda's: they go before the base's
+    for name in records:
+        if _key(name) in first:
+            shutil.rmtree(view / name)
+    for entry in list(site.iterdir()):
+        entry.rename(view / entry.name)
+    site.rename(own)
+    view.rename(site)
     try:
-        partial.rename(made)
+        yield
+    finally:
+        site.rename(view)
+        own.rename(site)
+        for entry in list(view.iterdir()):
+            if entry.name not in records or _key(entry.name) in first or (entry / "INSTALLER").exists():
+                entry.rename(site / entry.name)
+        _give_back(view, stored)
+
+
+def _stored(base: Base, envs: Path) -> Path:
+    """Where the records of the base in its present state are kept between uses."""
+    state = json.dumps([base.interpreter, base.folders, base.packages])
+    return make_private(envs / _VIEWS) / hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _take(stored: Path, view: Path, records: Mapping[str, Path]) -> None:
+    """A folder with what each package says of itself, for the taker alone: the one that is kept, else a new one.
+
+    No record names a file outside its own folder: one that is replaced loses nothing but itself.
+    """
+    try:
+        stored.rename(view)
+    except FileNotFoundError:  # there was none, or another process has it
+        view.mkdir(0o700)
+    there = set(os.listdir(view))
+    for name, metadata in records.items():
+        if name not in there:
+            (view / name).mkdir()
+            (view / name / "METADATA").symlink_to(metadata)
+            (view / name / "RECORD").write_text(f"{name}/METADATA,,\n{name}/RECORD,,\n")
+
+
+def _give_back(view: Path, stored: Path) -> None:
+    """Keep the folder for the next taker; what nobody has taken for long is removed."""
+    try:
+        view.rename(stored)
     except OSError:  # another process was faster
-        shutil.rmtree(partial, ignore_errors=True)
-    for other in folder.iterdir():
-        with suppress(FileNotFoundError):  # another process did the same
+        shutil.rmtree(view, ignore_errors=True)
+    for other in stored.parent.iterdir():
+        with suppress(FileNotFoundError):  # another process took it, or did the same
             if time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
                 shutil.rmtree(other, ignore_errors=True)
-    return made
 
 
 def _records(base: Base) -> Iterator[tuple[str, Path]]:

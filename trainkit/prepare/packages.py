@@ -1,7 +1,7 @@
 """Packages into an environment, with uv: builds only, and sources where there is no other way.
 
-An environment that stands on another interpreter's packages gets only what differs from them: uv plans against a view
-of what is there (`trainkit.prepare.layer.view`), and the plan's packages alone are installed.
+An environment that stands on another interpreter's packages gets only what differs from them: while uv installs, their
+records lie among its own (`trainkit.prepare.layer.seen`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_FROM_SOURCE = 20
 
 
 class Packages:
-    """Installs requirement lines over or beside the packages of `interpreter`; `work` is a folder for uv's files."""
+    """Installs requirement lines into the environment of `interpreter`; `work` is a folder for uv's files."""
 
     def __init__(self, installer: Installer, lines: Sequence[str], interpreter: str, work: Path) -> None:
         self.installer = installer
@@ -40,30 +40,16 @@ class Packages:
         """The facts of the interpreter."""
         return base_of(self.interpreter)
 
-    def plan(self, view: Path) -> list[str]:
-        """The exact packages that a view of others lacks, as requirement lines."""
-        return _exact(self._install(("--dry-run", "--target", str(view), "--python", self.interpreter), None))
-
-    def install(self, interpreter: str, exact: Sequence[str] | None = None) -> list[str]:
-        """Into the environment of `interpreter`: the plan's `exact` lines and nothing else, or all with their needs.
-
-        Returns the exact lines of what was installed.
-        """
-        if exact is None:
-            return _exact(self._install(("--python", interpreter), None))
-        if exact:
-            self._install(("--no-deps", "--python", interpreter), exact)
-        return list(exact)
-
-    def _install(self, arguments: Sequence[str], lines: Sequence[str] | None) -> str:
-        """What `uv pip install` printed; raises EnvironmentBuildError with a verdict."""
-        lines = [r.line for r in self.requirements] if lines is None else lines
+    def install(self) -> list[str]:
+        """All that is asked for and not there, with its needs; returns the exact lines of what was installed."""
+        lines = [r.line for r in self.requirements]
         own = {r.name for r in self.requirements}
         while True:
-            argv = self._argv(["install", *arguments, *self._sources()], lines)
+            argv = self._argv(["install", "--python", self.interpreter, *self._sources()], lines)
             result = self.installer.run(argv, self.work)
             if result.code == 0:
-                return result.output
+                found = _INSTALLED.findall(result.output)
+                return [f"{name} @ {url}" if url else f"{name}=={version}" for name, version, url in found]
             names = [n for n in without_build(result.output) if n not in self.from_source]
             if not names or len(self.from_source) + len(names) > _MOST_FROM_SOURCE:
                 break
@@ -81,16 +67,16 @@ class Packages:
         options = [option for option in self.options if not option.startswith(("--no-binary", "--only-binary"))]
         options += ["--only-binary :all:", *(f"--no-binary {name}" for name in dict.fromkeys(self.from_source))]
         argv = ["compile", "--quiet", "--offline", "--no-deps", "--generate-hashes", "--no-header", "--no-annotate"]
-        argv = self._argv([*argv, "--python", self.interpreter, *self._sources()], exact, "exact.txt")
+        argv = self._argv([*argv, "--python", self.interpreter, *self._sources()], exact)
         result = self.installer.ask(argv, self.work) if exact else None
         lines = result.output.splitlines() if result and result.code == 0 else sorted(exact)
         return "\n".join([*options, *locks.with_hashes(lines, self.options)]) + "\n"
 
-    def install_lock(self, interpreter: str, text: str, offline: bool) -> bool:
+    def install_lock(self, text: str, offline: bool) -> bool:
         """Install what a lock names, all or nothing; False where that cannot be."""
         file = self.work / locks.PIP
         file.write_text(text, encoding="utf-8")
-        words = ["--no-deps", "--python", interpreter, *(["--offline"] if offline else []), "-r", str(file)]
+        words = ["--no-deps", "--python", self.interpreter, *(["--offline"] if offline else []), "-r", str(file)]
         return self.installer.run([uv(), "pip", "install", *_QUIET, *words], self.work).code == 0
 
     def has_build(self, requirement: str) -> bool:
@@ -118,14 +104,9 @@ class Packages:
             words += ["--no-binary", name]
         return words
 
-    def _argv(self, words: Sequence[str], lines: Sequence[str], name: str = "requirements.txt") -> list[str]:
+    def _argv(self, words: Sequence[str], lines: Sequence[str]) -> list[str]:
         """`uv pip WORDS` with the lines in a file, so that none can become an option."""
-        file = self.work / name
+        file = self.work / "requirements.txt"
         file.write_text("\n".join([*self.options, *lines]) + "\n", encoding="utf-8")
         target = [str(file)] if words[0] == "compile" else ["-r", str(file)]
         return [uv(), "pip", words[0], *_QUIET, *words[1:], *target]
-
-
-def _exact(output: str) -> list[str]:
-    """The lines of what the installer says that it installs."""
-    return [f"{name} @ {url}" if url else f"{name}=={version}" for name, version, url in _INSTALLED.findall(output)]
