@@ -50,7 +50,8 @@ ALL = (
     ),
     Demand(
         "slurm", "test-slurm-slow", "Slurm: jobs started again, time limits, accounts",
-        ("launchers/slurm*.py", "trainkit/boot/agent.py", "trainkit/boot/formation.py", "trainkit/driver.py",
+        ("launchers/slurm*.py", "trainkit/boot/agent.py", "trainkit/boot/again.py", "trainkit/boot/attempts.py",
+         "trainkit/boot/formation.py", "trainkit/driver.py", "trainkit/restarts.py", "trainkit/watching.py",
          "trainkit/judging.py", "trainkit/starting.py", "tests/engines/slow_slurm.py"),
         ("tests/engines/slow_slurm.py",), (("/usr/sbin/slurmd", "-V"),),
     ),

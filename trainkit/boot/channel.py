@@ -1,9 +1,9 @@
 """The agents' channel: the head's agent listens, those of the other nodes dial it.
 
-TCP with the handshake of `multiprocessing.connection`, authenticated by a key from a private file. Messages are small
-JSON objects with a "type": hello (a node is there), facts (who is who), go (start your ranks), beat, failed (a command
-of this node ended badly), done (all have ended), stop, and those of the preflight and the relay. A closed connection is
-a lost node; so is one silent for `FENCE_SECONDS`.
+TCP with the handshake of `multiprocessing.connection`, authenticated by a key from a private file, and so is each
+message (`trainkit.boot.sealed`). Messages are small JSON objects with a "type": hello (a node is there), facts (who is
+who), go (start your ranks), beat, failed (a command of this node ended badly), done (all have ended), stop, and those
+of the preflight and the relay. A closed connection is a lost node; so is one silent for `FENCE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import time
 from contextlib import suppress
 from multiprocessing import ProcessError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from trainkit.boot.network import own_address
 from trainkit.boot.rundir import AttemptDir, publish, read_json
+from trainkit.boot.sealed import Sealed
 from trainkit.errors import LaunchError
 
 BEAT_SECONDS = 1.0
@@ -31,6 +32,7 @@ DIAL_SECONDS = 30.0
 _PROBE_SECONDS = 2.0  # for one address of the head to answer
 _HANDSHAKE_SECONDS = 10  # for either end to show that it knows the key
 _SEND_SECONDS = 4  # for a peer to take a message; one that doesn't is as good as lost
+_MOST_BYTES = 1 << 20  # of a message
 _LOOPBACK = "127.0.0.1"
 # What a node, or a program on it, waits for: the others may lie until the reader's next turn.
 _URGENT = ("done", "end", "failed", "stop", "ended", "exec", "output", "taken", "exit", "kill")
@@ -44,7 +46,7 @@ class Channel:
     """
 
     def __init__(self) -> None:
-        self._peers: Dict[int, Connection] = {}
+        self._peers: Dict[int, Sealed] = {}
         self._sending: Dict[int, threading.Lock] = {}
         self._inbox: "queue.Queue[Tuple[int, Message]]" = queue.Queue()
         self._heard: Dict[int, float] = {}
@@ -62,7 +64,7 @@ class Channel:
         for node, peer in peers:
             try:
                 with self._sending[node]:
-                    peer.send_bytes(data)
+                    peer.send(data)
             except (OSError, ValueError):
                 self._lose(node, "its connection broke")
 
@@ -99,7 +101,7 @@ class Channel:
             if not self._closed and time.monotonic() - self._asked < STILL_SECONDS:
                 self.send({"type": "beat"})
 
-    def _listen_to(self, node: int, peer: Connection, hello: Optional[Message] = None) -> None:
+    def _listen_to(self, node: int, peer: Sealed, hello: Optional[Message] = None) -> None:
         _limit(peer)
         with self._lock:
             self._peers[node], self._heard[node] = peer, time.monotonic()
@@ -108,12 +110,15 @@ class Channel:
             self._inbox.put((node, hello))
         threading.Thread(target=self._read, args=(node, peer), daemon=True).start()
 
-    def _read(self, node: int, peer: Connection) -> None:
+    def _read(self, node: int, peer: Sealed) -> None:
         while True:
             try:
-                message = json.loads(peer.recv_bytes(1 << 20))
-            except (EOFError, OSError, ValueError):
+                message = json.loads(peer.receive(_MOST_BYTES))
+            except (EOFError, OSError):
                 self._lose(node, "its agent ended or was killed")
+                return
+            except ValueError as error:
+                self._lose(node, "what came from it cannot be trusted: %s" % error)
                 return
             with self._lock:
                 if node in self._heard:
@@ -158,16 +163,17 @@ class HeadChannel(Channel):
             threading.Thread(target=self._admit, args=(Connection(connection.detach()),), daemon=True).start()
         self._listener.close()
 
-    def _admit(self, peer: Connection) -> None:
+    def _admit(self, connection: Connection) -> None:
         """Take in who knows the key; one that says nothing keeps nobody else out."""
         try:
-            _limit(peer, _HANDSHAKE_SECONDS)
-            deliver_challenge(peer, self._key)
-            answer_challenge(peer, self._key)
-            hello = json.loads(peer.recv_bytes(1 << 20))
+            _limit(connection, _HANDSHAKE_SECONDS)
+            deliver_challenge(connection, self._key)
+            answer_challenge(connection, self._key)
+            peer = Sealed(connection, self._key, head=True)
+            hello = json.loads(peer.receive(_MOST_BYTES))
             node = int(hello["node"])
         except Exception:  # a stranger without the key, or a peer that died at the door
-            peer.close()
+            connection.close()
             return
         if node not in self._peers:
             self._listen_to(node, peer, hello)
@@ -207,7 +213,7 @@ class NodeChannel(Channel):
             connection.shutdown(socket.SHUT_RDWR)
 
 
-def _dialed(address: str, port: int, key: bytes) -> Connection:
+def _dialed(address: str, port: int, key: bytes) -> Sealed:
     """A connection over which both ends have shown that they know the key. Raises where the other does not, in time."""
     with socket.create_connection((address, port), _PROBE_SECONDS) as connection:
         connection.settimeout(None)
@@ -216,10 +222,10 @@ def _dialed(address: str, port: int, key: bytes) -> Connection:
         _limit(peer, _HANDSHAKE_SECONDS)
         answer_challenge(peer, key)
         deliver_challenge(peer, key)
+        return Sealed(peer, key, head=False)
     except BaseException:
         peer.close()
         raise
-    return peer
 
 
 def _places(head: Optional[Message]) -> List[Tuple[str, int]]:
@@ -233,7 +239,7 @@ def _unreachable(node: int, name: str, reason: str) -> str:
     )
 
 
-def _limit(peer: Connection, hearing_seconds: int = 0) -> None:
+def _limit(peer: Union[Connection, Sealed], hearing_seconds: int = 0) -> None:
     """Have sends fail after a while: a peer that is stopped must not stop this one. So too, unless 0, what is heard."""
     with socket.socket(fileno=os.dup(peer.fileno())) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
