@@ -51,7 +51,8 @@ class Derived:
         if spec.user_managed or not (spec.pip_packages or spec.conda_packages):
             return None
         python = base["python"]
-        if spec.pip_packages and not (python["pip"] or python["conda"]):
+        brings_pip = any(re.match(r"pip\b", package) for package in spec.conda_packages)
+        if spec.pip_packages and not (python["pip"] or brings_pip):
             raise EnvironmentBuildError(
                 f"pip packages are asked for, but {python['path']} in the {image} has no pip: add pip to the "
                 "image, or set python.user_managed_dependencies and install the packages there."

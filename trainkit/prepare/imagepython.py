@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from trainkit.prepare.engines import ImageEngine, ask
 
 OLDEST = (3, 8)  # what runs trainkit's boot zip
 PROBE_SECONDS = 120.0
+_ENGINES_OWN = (124, 125, 126, 127)  # exit codes that are not a program's in the image
+_ABSENT = re.compile(r"executable file not found|no such file or directory|not found in \$PATH", re.IGNORECASE)
 _MARK = "trainkit-python:"
 _FACTS = """
 import json, os, sys
@@ -64,6 +67,8 @@ def python_in(engine: ImageEngine, image: str, name: str, interpreter: str) -> P
         answer = ask(engine.probe(image, program, ["-E", "-c", _FACTS, _MARK]), PROBE_SECONDS)
         facts = _facts(answer.output)
         if facts is None:
+            if answer.code in _ENGINES_OWN and not _ABSENT.search(answer.error):
+                raise EnvironmentBuildError(f"{engine.program} could not run the {name}: {answer.words}", answer.error)
             said = answer.error
             continue
         version = ".".join(map(str, facts["version"]))

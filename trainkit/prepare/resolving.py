@@ -38,9 +38,11 @@ _ACCESS = re.compile(
     re.IGNORECASE,
 )
 _UNKNOWN = re.compile(
-    r"manifest unknown|not found|does not exist|name unknown|no such image|image not known|\b404\b", re.IGNORECASE
+    r"manifest unknown|not found|does not exist|name unknown|no such image|no such object|image not known|\b404\b",
+    re.IGNORECASE,
 )
 _ANSWERED = re.compile(r"Pulling from|Getting image source|Copying blob|Copying config")  # the registry has
+_UNCHANGED = "Image is up to date"  # docker's words; podman prints the id
 _PREFIX = re.compile(r"^(?:Error response from daemon: |Error: |initializing source docker://\S+: )+")
 
 
@@ -142,7 +144,8 @@ def _asked(name: str, wanted: ImageName, here: dict[str, Any] | None, source: So
     engine, registry = source.engine, source.registry
     answer = source.fetch(wanted) if here is None else source.ask(wanted)
     if answer.code == 0:
-        if here is not None and here["Id"] in answer.output.split():  # podman says which it is
+        unchanged = here is not None and (here["Id"] in answer.output.split() or _UNCHANGED in answer.output)
+        if here is not None and unchanged:
             return _image(name, wanted, here, "is unchanged in its registry")
         there = facts(engine, wanted.full)
         if there is None:
