@@ -124,8 +124,8 @@ def bundle(directory: Path, spread: str = "", engine: str = "") -> Path:
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         with zipfile.ZipFile(str(partial), "w", zipfile.ZIP_DEFLATED) as archive:
             for name, text in files.items():
-                archive.writestr(zipfile.ZipInfo(name), text)
+                archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
                 if name.endswith(".py") and (compiled := _compiled(text, f"{path}/{name}")):
-                    archive.writestr(zipfile.ZipInfo(name + "c"), compiled)
+                    archive.writestr(zipfile.ZipInfo(name + "c"), compiled, zipfile.ZIP_DEFLATED)
         os.replace(str(partial), str(path))
     return path
