@@ -44,6 +44,7 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 tmp_dir = "{run}/libpod"
+image_copy_tmp_dir = "{folder}/tmp"
 [network]
 network_config_dir = "{folder}/networks"
 """
@@ -94,7 +95,7 @@ def podman_settings(folder: Path, run: Path, mirror: str) -> dict[str, str]:
     """
     import resource
 
-    for place in (folder / "root", folder / "networks", run):
+    for place in (folder / "root", folder / "networks", folder / "tmp", run):
         place.mkdir(parents=True, exist_ok=True)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     texts = {
@@ -246,7 +247,8 @@ def serve(folder: Path, images: Path) -> None:
         for service in reversed(services):
             _ended(service)
         subprocess.run(["umount", str(folder / "podman/root/overlay")], capture_output=True)
-        shutil.rmtree(run, ignore_errors=True)
+        for place in (run, folder / "podman/tmp"):  # a client that was killed leaves what it was fetching
+            shutil.rmtree(place, ignore_errors=True)
         _remove_groups(run.name, "libpod_parent")
 
 

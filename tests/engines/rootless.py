@@ -62,7 +62,7 @@ class Rootless:
     def __init__(self, store: Path) -> None:
         """The user; `store` is where its images stay. Nothing is made yet."""
         self.store = store
-        self.home, self.runtime = self.folder / "home", self.folder / "run"
+        self.home, self.runtime, self.temporary = (self.folder / name for name in ("home", "run", "tmp"))
         self.variables: dict[str, str] = {}
 
     def make(self) -> None:
@@ -71,17 +71,18 @@ class Rootless:
         self.store.mkdir(parents=True, exist_ok=True)
         for place in (self.folder, self.folder / "etc", self.folder / "own"):
             place.mkdir(mode=0o755)
-        for place in (self.home, self.runtime, self.folder / "podman"):
+        for place in (self.home, self.runtime, self.temporary, self.folder / "podman"):
             place.mkdir(mode=0o700)
         self._accounts()
         self.settings()
-        for path in (self.store, self.home, self.runtime, self.folder / "podman", *(self.folder / "podman").rglob("*")):
+        podman = self.folder / "podman"
+        for path in (self.store, self.home, self.runtime, self.temporary, podman, *podman.rglob("*")):
             os.chown(path, self.uid, self.uid)
 
     def settings(self) -> None:
         """Know the variables that name podman's settings, which are written."""
         variables = container_keeper.podman_settings(self.folder / "podman", self.runtime, "127.0.0.1:1")
-        self.variables = {**variables, "XDG_RUNTIME_DIR": str(self.runtime)}
+        self.variables = {**variables, "XDG_RUNTIME_DIR": str(self.runtime), "TMPDIR": str(self.temporary)}
 
     def _accounts(self) -> None:
         own = {
