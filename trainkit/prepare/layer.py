@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,8 +44,11 @@ def python_of(environment: Path) -> str:
 
 
 def site_packages(environment: Path, base: Base) -> Path:
-    """The environment's own package folder."""
-    return environment / "lib" / f"python{base.minor}" / "site-packages"
+    """The package folder of an environment over a base. Raises EnvironmentBuildError where it has another Python."""
+    folder = environment / "lib" / f"python{base.minor}" / "site-packages"
+    if not folder.is_dir():
+        raise EnvironmentBuildError(f"{environment} has no package folder of Python {base.minor} to layer over a base.")
+    return folder
 
 
 def pth_lines(sites: Sequence[str]) -> str:
@@ -69,14 +72,12 @@ def make_venv(installer: Installer, environment: Path, python: str) -> None:
 def seen(environment: Path, base: Base) -> Iterator[None]:
     """While it lasts, the installer takes the base's packages for packages of the environment.
 
-    It finds their records there (`_view`), so that it installs what they lack, and nothing of theirs a second time. The
+    It finds their records there, so that it installs what they lack, and nothing of theirs a second time. The
     folder of records takes the place of the environment's package folder, and gives it back what was installed.
     """
-    site, view = site_packages(environment, base), environment / "view"
-    records = {f"{name}.dist-info": metadata for name, metadata in _records(base)}
+    site, view, own = site_packages(environment, base), environment / "view", environment / "own"
     stored = _stored(base, environment.parent)
-    _take(stored, view, records)
-    own = environment / "own"
+    records = _take(stored, view, base)
     first = {_key(entry.name) for entry in site.glob("*.dist-info")}  # conda's: they go before the base's
     for name in records:
         if _key(name) in first:
@@ -93,7 +94,7 @@ def seen(environment: Path, base: Base) -> Iterator[None]:
         for entry in list(view.iterdir()):
             if entry.name not in records or _key(entry.name) in first or (entry / "INSTALLER").exists():
                 entry.rename(site / entry.name)
-        _give_back(view, stored)
+        _give_back(view, stored, records, base)
 
 
 def _stored(base: Base, envs: Path) -> Path:
@@ -102,25 +103,34 @@ def _stored(base: Base, envs: Path) -> Path:
     return make_private(envs / _VIEWS) / hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _take(stored: Path, view: Path, records: Mapping[str, Path]) -> None:
-    """A folder with what each package says of itself, for the taker alone: the one that is kept, else a new one.
-
-    No record names a file outside its own folder: one that is replaced loses nothing but itself.
-    """
+def _take(stored: Path, view: Path, base: Base) -> Set[str]:
+    """A folder with what each package says of itself, for the taker alone: the one that is kept, else a new one."""
     try:
         stored.rename(view)
     except FileNotFoundError:  # there was none, or another process has it
         view.mkdir(0o700)
+        _complete(view, base)
+    return frozenset(os.listdir(view))
+
+
+def _complete(view: Path, base: Base) -> None:
+    """Write the records that the folder lacks.
+
+    None names a file outside its own folder: one that is replaced loses nothing but itself.
+    """
     there = set(os.listdir(view))
-    for name, metadata in records.items():
+    for name, metadata in _records(base):
         if name not in there:
             (view / name).mkdir()
             (view / name / "METADATA").symlink_to(metadata)
             (view / name / "RECORD").write_text(f"{name}/METADATA,,\n{name}/RECORD,,\n")
 
 
-def _give_back(view: Path, stored: Path) -> None:
+def _give_back(view: Path, stored: Path, records: Set[str], base: Base) -> None:
     """Keep the folder for the next taker; what nobody has taken for long is removed."""
+    if set(os.listdir(view)) != records:  # packages were replaced
+        _complete(view, base)
+    os.utime(view)
     try:
         view.rename(stored)
     except OSError:  # another process was faster
@@ -132,7 +142,7 @@ def _give_back(view: Path, stored: Path) -> None:
 
 
 def _records(base: Base) -> Iterator[tuple[str, Path]]:
-    """ "name-version" of each of the base's packages, of several with one name the one that is imported; its record."""
+    """The names of the base's packages' records, of several of a package the one that is imported; each's text."""
     found = set()
     for entry in (Path(folder, name) for folder in base.folders for name in _names(folder)):
         if entry.suffix not in (".dist-info", ".egg-info") or entry.name.startswith("~"):
@@ -142,7 +152,7 @@ def _records(base: Base) -> Iterator[tuple[str, Path]]:
         key = _key(entry.name)
         if metadata and version and key not in found:
             found.add(key)
-            yield f"{key}-{version}", metadata
+            yield f"{key}-{version}.dist-info", metadata
 
 
 def _names(folder: str) -> list[str]:
@@ -162,10 +172,7 @@ def _version(metadata: Path) -> str:
 
 def stand_on(environment: Path, base: Base) -> None:
     """Let the environment see the base's packages, after its own."""
-    folder = site_packages(environment, base)
-    if not folder.is_dir():
-        raise EnvironmentBuildError(f"{environment} has no package folder of Python {base.minor} to layer over a base.")
-    (folder / PTH).write_text(pth_lines(base.sites), encoding="utf-8")
+    (site_packages(environment, base) / PTH).write_text(pth_lines(base.sites), encoding="utf-8")
     _link_libraries(environment, Path(base.prefix))
 
 
