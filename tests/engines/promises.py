@@ -23,8 +23,8 @@ from tests.engines.random_faults import (
 )  # fmt: skip
 from tests.engines.testbed import Testbed
 from trainkit import Workspace
+from trainkit.boot.attempts import launched
 from trainkit.boot.rundir import RunDir, read_json
-from trainkit.restarts import launched
 
 VERDICT_SECONDS, MEETING_SECONDS = 30.0, 60.0  # to a verdict; more before ranks began, where nodes wait for each other
 SLACK_SECONDS = 5.0  # of a machine that does other things as well
