@@ -33,6 +33,7 @@ def prepare_run(run: RunDir, root: Path, plan: Mapping[str, Any], travels: bool,
     record: dict[str, Any] = {"interpreter": prepared.interpreter, "digest": prepared.digest, "words": prepared.words}
     if prepared.container is not None:
         record["container"] = dataclasses.asdict(prepared.container)
+        record["bases"] = list(prepared.bases)
     for name, lock, place in (
         ("lock", prepared.lock, run.packages),
         ("conda_lock", prepared.conda_lock, run.conda_packages),

@@ -25,6 +25,7 @@ from trainkit.environment import EnvironmentSpec
 from trainkit.errors import EnvironmentBuildError
 from trainkit.imagespec import ImageSpec, RegistrySpec
 from trainkit.prepare import Prepared, prepare
+from trainkit.prepare.tags import name_of
 
 pytestmark = pytest.mark.engine
 DEADLINE_SECONDS = 90.0
@@ -137,6 +138,7 @@ def test_an_image_of_a_private_registry_from_its_first_fetch_to_the_registrys_en
         f"{path}:latest", "/usr/bin/python", sys.executable
     )  # fmt: skip
     assert f"({registry.name(path)}@{first})" in preparing.told()
+    assert [base["digest"] for base in prepared.bases] == [f"{registry.name(path)}@{first}"]
     again = preparing(name, registry=user, password=PASSWORD)
     assert again.reused and again.digest == prepared.digest and "reused image" in again.words
     assert "is unchanged in its registry" in preparing.told()
@@ -265,6 +267,11 @@ def test_what_a_builder_sees_decides_whether_it_builds_again(preparing: Preparin
     assert f"has the image {two.digest} no longer" in preparing.told()
 
 
+def place_of(preparing: Preparing) -> str:
+    """What all names that trainkit gives to images of a store have."""
+    return name_of(preparing.envs / "x").removeprefix("localhost/trainkit:x")
+
+
 def test_what_an_image_lacks_is_said_in_a_sentence(preparing: Preparing) -> None:
     small = preparing.engine.small
     assert "has no Python 3.8 or later that runs as nowhere" in refused(preparing, small, interpreter="nowhere")
@@ -282,7 +289,9 @@ def test_what_an_image_lacks_is_said_in_a_sentence(preparing: Preparing) -> None
     assert "step 3 of 3" in verdict and "exit 3" in verdict and verdict.endswith("failed: no such thing.")
     assert "There is no build context" in refused(preparing, dockerfile=f"FROM {small}\nCOPY a /b\n")
     assert "has no value there" in refused(preparing, dockerfile="FROM $IMAGE\n")
-    assert list(preparing.envs.glob("*/ready.json")) and not list(preparing.envs.glob("*/.image*"))
+    assert list(preparing.envs.glob("*/ready.json"))
+    images = preparing.engine.run("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+    assert not [image for image in images if image.startswith("localhost/trainkit:") and place_of(preparing) in image]
 
 
 def test_an_image_of_docker_hub_has_the_same_short_name_for_every_engine(preparing: Preparing) -> None:

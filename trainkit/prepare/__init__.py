@@ -9,7 +9,7 @@ import os
 import site
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -35,8 +35,9 @@ _VERSION = "import trainkit; print(trainkit.__version__)"
 class Prepared:
     """An interpreter for a job, or an image. `needs_boot` says that it has no trainkit of this version.
 
-    With a `container`, `interpreter` is this machine's own: it starts the container. `lock` and `conda_lock` are files
-    with the exact packages, where some were installed.
+    With a `container`, `interpreter` is this machine's own: it starts the container; `bases` are the images that its
+    own comes from, each with `name`, `id` and `digest` (the registry's, "" for one made here). `lock` and `conda_lock`
+    are files with the exact packages, where some were installed.
     """
 
     interpreter: str
@@ -47,6 +48,7 @@ class Prepared:
     container: Container | None = None
     lock: str = ""
     conda_lock: str = ""
+    bases: tuple[Mapping[str, str], ...] = ()
 
 
 def digest(spec: EnvironmentSpec) -> str:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +20,14 @@ from trainkit.environment import EnvironmentSpec
 from trainkit.errors import EnvironmentBuildError, UserErrorException
 from trainkit.imagespec import ImageSpec
 from trainkit.job import Container
+from trainkit.prepare import tags
+from trainkit.prepare.archives import archive_of
 from trainkit.prepare.building import build_image
 from trainkit.prepare.contexts import context_digest
 from trainkit.prepare.derived import Derived
 from trainkit.prepare.dockerfiles import images_in, with_images
-from trainkit.prepare.engines import ASK_SECONDS, ImageEngine, ask, image_engine
-from trainkit.prepare.entries import Record, lock_of, locked, ready_or_built, why
+from trainkit.prepare.engines import ImageEngine, image_engine
+from trainkit.prepare.entries import Record, ready_or_built, why
 from trainkit.prepare.imagepython import python_in
 from trainkit.prepare.installer import Installer
 from trainkit.prepare.resolving import Image, Source, facts, resolve
@@ -34,11 +35,9 @@ from trainkit.prepare.resolving import Image, Source, facts, resolve
 if TYPE_CHECKING:
     from trainkit.prepare import Prepared
 
-__all__ = ["ARCHIVE", "prepare_image"]
+__all__ = ["prepare_image"]
 
 FORMAT = 1  # of entries; a change makes all be built anew
-ARCHIVE = "image.tar"  # in an entry: the image as a file, for machines that lack it
-OURS = "localhost/trainkit"  # the repository of the names that trainkit gives to images
 _IGNORE_FILES = {"podman": (".containerignore", ".dockerignore")}
 
 
@@ -64,7 +63,7 @@ def prepare_image(
         with Installer(log, cancelled) as installer:
             source = Source(image_engine(image.engine), image.engine, image.registry, password, installer)
             one = _Preparation(spec, image, envs, source).run()
-            archive = _archive(envs / one.digest, one.record, source) if share else ""
+            archive = archive_of(envs / one.digest, one.record, source) if share else ""
     except UserErrorException as error:
         raise EnvironmentBuildError(error.message) from error
     name = f"image {image.base}," if image.base else "image"
@@ -80,7 +79,15 @@ def prepare_image(
         archive=archive,
     )
     words = f"{verb} {what} ({time.monotonic() - begun:.1f} s)"
-    return Prepared(sys.executable, bool(one.record["needs_boot"]), one.digest, not one.made, words, container)
+    return Prepared(
+        interpreter=sys.executable,
+        needs_boot=bool(one.record["needs_boot"]),
+        digest=one.digest,
+        reused=not one.made,
+        words=words,
+        container=container,
+        bases=tuple(one.bases),
+    )
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class _Entry:
     digest: str
     record: Record
     made: bool
+    bases: list[dict[str, str]]  # where it comes from: names as the user wrote them, and what those mean now
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ class _Preparation:
         derived = Derived.of(self.spec, base.record, self._called, self.envs)
         if derived is None:
             return base
-        entry = self._with_packages(derived, base.record)
+        entry = self._with_packages(derived, base)
         return dataclasses.replace(entry, made=entry.made or base.made)
 
     def _as_it_is(self) -> _Entry:
@@ -142,7 +150,7 @@ class _Preparation:
         )
 
         def make(tag: str) -> str:
-            text = with_images(self.image.dockerfile, self._named(tag, bases.values()))
+            text = with_images(self.image.dockerfile, tags.give(self.engine, tag, bases.values()))
             made = build_image(self.engine, self.image.engine, text, context, tag, self.installer)
             if self._context_digest(context) != inputs["build_context"]:
                 raise EnvironmentBuildError(
@@ -152,13 +160,13 @@ class _Preparation:
 
         return self._entry(inputs, bases, make)
 
-    def _with_packages(self, derived: Derived, base: Record) -> _Entry:
+    def _with_packages(self, derived: Derived, base: _Entry) -> _Entry:
         """An image with the packages, which stands on the one of `base`."""
-        below = Image(self.image.words, base["image"], "", "")
+        below = Image(self.image.words, base.record["image"], "", "")
         inputs = self._inputs("packages", base_image=below.id, **derived.inputs)
 
         def make(tag: str) -> str:
-            (name,) = self._named(tag, [below]).values()
+            (name,) = tags.give(self.engine, tag, [below]).values()
             found = facts(self.engine, below.id) or {}
             user = str((found.get("Config") or {}).get("User") or found.get("User") or "")
             with derived.context() as folder:
@@ -168,27 +176,40 @@ class _Preparation:
                 except EnvironmentBuildError as error:
                     raise EnvironmentBuildError(derived.verdict(error, self._called), error.output) from error
 
-        return self._entry(inputs, {below.name: below}, make)
+        return self._entry(inputs, {below.name: below}, make, base.bases)
 
-    def _entry(self, inputs: dict[str, object], bases: Mapping[str, Image], make: Callable[[str], str]) -> _Entry:
-        """The entry of these inputs, made where it is not there or its image is gone."""
-        digest = digest_of(inputs)
-        place = hashlib.sha256(os.fsencode(os.path.realpath(self.envs))).hexdigest()[:8]
-        tag = f"{OURS}:{digest}-{place}"  # of this workspace alone, so that no other takes it away
-        kind = str(inputs["kind"])
+    def _entry(
+        self,
+        inputs: dict[str, object],
+        bases: Mapping[str, Image],
+        make: Callable[[str], str],
+        origin: list[dict[str, str]] | None = None,
+    ) -> _Entry:
+        """The entry of these inputs, made where it is not there or its image is gone.
+
+        `origin` is where it comes from, if not from `bases` alone.
+        """
+        digest, kind = digest_of(inputs), str(inputs["kind"])
+        tag = tags.name_of(self.envs / digest)
+        origin = origin or [{"name": b.name, "id": b.id, "digest": b.digest} for b in bases.values()]
+        names = [] if kind == "image" else [tag, *tags.names_below(tag, len(bases))]
 
         def build() -> Record:
             if kind != "image":
                 self.installer.say(f"building image {digest} for {self.spec.name}: {self._why(inputs, kind)}")
-            made = make(tag)
-            python = python_in(self.engine, made, self._called, self.spec.interpreter)
+            try:
+                made = make(tag)
+                python = python_in(self.engine, made, self._called, self.spec.interpreter)
+            except BaseException:
+                tags.take(self.engine, names)
+                raise
             return {
                 "kind": kind,
                 "name": self.spec.name,
                 "engine": self.image.engine,
                 "image": made,
-                "tags": [] if kind == "image" else [tag, *_tags(tag, len(bases))],
-                "bases": [{"name": b.name, "id": b.id, "digest": b.digest} for b in bases.values()],
+                "tags": names,
+                "bases": origin,
                 "interpreter": python.path,
                 "python": dataclasses.asdict(python),
                 "needs_boot": python.needs_boot,
@@ -203,7 +224,7 @@ class _Preparation:
             return False
 
         record, made = ready_or_built(self.envs / digest, self.installer, usable, build)
-        return _Entry(digest, record, made)
+        return _Entry(digest, record, made, origin)
 
     def _why(self, inputs: Mapping[str, object], kind: str) -> str:
         def related(there: Record) -> bool:
@@ -228,16 +249,6 @@ class _Preparation:
             return ""
         return context_digest(context, self.envs, _IGNORE_FILES.get(self.image.engine, (".dockerignore",)))
 
-    def _named(self, tag: str, bases: Collection[Image]) -> dict[str, str]:
-        """The images by the names that they get for a build: an id is a name to no builder but podman's."""
-        named = {}
-        for base, name in zip(bases, _tags(tag, len(bases)), strict=True):
-            answer = ask(self.engine.tag(base.id, name), ASK_SECONDS)
-            if answer.code:
-                raise EnvironmentBuildError(f"{self.image.engine} could not name {base.name}: {answer.words}")
-            named[base.name] = name
-        return named
-
     def _check_version(self, record: Record) -> None:
         """Raises EnvironmentBuildError where another Python is asked for than the image has."""
         has, wanted = str(record["python"]["version"]), self.spec.python_version
@@ -246,33 +257,6 @@ class _Preparation:
                 f"Python {wanted} was asked for, but {record['interpreter']} in the {self._called} is Python "
                 f"{has}: leave python_version out, or take an image that has it."
             )
-
-
-def _tags(tag: str, count: int) -> list[str]:
-    """Names for what an image is built on: images of the names that the user knows may move meanwhile."""
-    return [f"{tag}-base{number}" for number in range(count)]
-
-
-def _archive(entry: Path, record: Record, source: Source) -> str:
-    """The file of an entry's image, written once."""
-    archive = entry / ARCHIVE
-    if archive.exists():
-        return str(archive)
-    with locked(lock_of(entry), source.installer):
-        if not archive.exists():
-            partial = entry / f".{ARCHIVE}.{os.getpid()}"
-            try:
-                source.installer.say(f"saving image {_short(record['image'])} for other machines")
-                result = source.installer.run(source.engine.save(record["image"], str(partial)), Path("/"))
-                if result.code:
-                    raise EnvironmentBuildError(
-                        f"{source.kind} could not save the image for other machines, in {entry}.", result.output
-                    )
-                partial.chmod(0o600)
-                os.replace(partial, archive)
-            finally:
-                partial.unlink(missing_ok=True)
-    return str(archive)
 
 
 def _short(image: str) -> str:

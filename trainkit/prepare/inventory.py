@@ -18,7 +18,8 @@ from typing import Any
 from trainkit.boot.newrun import run_dirs
 from trainkit.boot.rundir import RunDir, read_json
 from trainkit.errors import TrainkitError
-from trainkit.prepare.engines import ASK_SECONDS, ask, image_engine
+from trainkit.prepare import tags
+from trainkit.prepare.engines import image_engine
 from trainkit.prepare.entries import READY, Record, lock_of, record_of
 from trainkit.prepare.resolving import facts
 
@@ -127,19 +128,11 @@ def remove(root: Path, entry: Entry) -> str:
 
 def _untag(entry: Entry) -> str:
     """Take trainkit's own names from an image and those below it; "" or why that cannot be done."""
-    tags = [str(tag) for tag in entry.record.get("tags", ())]
-    if not tags:
-        return ""
+    names = [str(name) for name in entry.record.get("tags", ())]
     try:
-        engine = image_engine(entry.engine)
-        for tag in tags:
-            if facts(engine, tag) is not None:
-                answer = ask(engine.untag(tag), ASK_SECONDS)
-                if answer.code:
-                    return f"{entry.engine} does not remove {tag}: {answer.words}"
+        return tags.take(image_engine(entry.engine), names) if names else ""
     except TrainkitError as error:
         return error.message
-    return ""
 
 
 def _bytes_below(folder: Path) -> int:
