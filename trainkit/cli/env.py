@@ -17,6 +17,7 @@ from trainkit.errors import UserErrorException
 if TYPE_CHECKING:
     from trainkit.prepare.inventory import Entry
 
+_KINDS = {"dockerfile": "image of a Dockerfile", "packages": "image with packages"}
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
@@ -52,7 +53,7 @@ def _list(as_json: bool) -> None:
 
     found = [(entry, entry.bytes()) for entry in entries(find.root())]
     rows = [
-        [entry.digest, _name(entry), entry.kind, entry.engine or "-", "-" if size is None else output.size(size),
+        [entry.digest, _name(entry), _KINDS.get(entry.kind, entry.kind), entry.engine or "-", "-" if size is None else output.size(size),
          output.ago(entry.used), len(entry.runs)]
         for entry, size in found
     ]  # fmt: skip
@@ -87,7 +88,7 @@ def show(environment: str, as_json: bool) -> None:
     inputs = {key.replace("_", " "): _line(item) for key, item in value.get("inputs", {}).items()}
     image = [("image", value.get("image")), ("of", [b["digest"] or b["name"] for b in value.get("bases", ())])]
     pairs = [
-        ("environment", entry.digest), ("name", value.get("name")), ("kind", entry.kind), ("engine", entry.engine),
+        ("environment", entry.digest), ("name", value.get("name")), ("kind", _KINDS.get(entry.kind, entry.kind)), ("engine", entry.engine),
         *image, ("interpreter", value.get("interpreter")), ("path", value["path"]),
         ("size", "" if value["bytes"] is None else output.size(value["bytes"])),
         ("built", output.clock(value.get("built"))), ("used", output.clock(entry.used)), ("used by", value["runs"]),
