@@ -53,7 +53,7 @@ def _list(as_json: bool) -> None:
 
     found = [(entry, entry.bytes()) for entry in entries(find.root())]
     rows = [
-        [entry.digest, _name(entry), _KINDS.get(entry.kind, entry.kind), entry.engine or "-", "-" if size is None else output.size(size),
+        [entry.digest, _name(entry), _kind(entry), entry.engine or "-", "-" if size is None else output.size(size),
          output.ago(entry.used), len(entry.runs)]
         for entry, size in found
     ]  # fmt: skip
@@ -63,6 +63,10 @@ def _list(as_json: bool) -> None:
         as_json,
         output.table(rows, header) if rows else "No environments.",
     )
+
+
+def _kind(entry: Entry) -> str:
+    return _KINDS.get(entry.kind, entry.kind)
 
 
 def _name(entry: Entry) -> str:
@@ -88,7 +92,7 @@ def show(environment: str, as_json: bool) -> None:
     inputs = {key.replace("_", " "): _line(item) for key, item in value.get("inputs", {}).items()}
     image = [("image", value.get("image")), ("of", [b["digest"] or b["name"] for b in value.get("bases", ())])]
     pairs = [
-        ("environment", entry.digest), ("name", value.get("name")), ("kind", _KINDS.get(entry.kind, entry.kind)), ("engine", entry.engine),
+        ("environment", entry.digest), ("name", value.get("name")), ("kind", _kind(entry)), ("engine", entry.engine),
         *image, ("interpreter", value.get("interpreter")), ("path", value["path"]),
         ("size", "" if value["bytes"] is None else output.size(value["bytes"])),
         ("built", output.clock(value.get("built"))), ("used", output.clock(entry.used)), ("used by", value["runs"]),
