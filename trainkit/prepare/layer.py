@@ -69,15 +69,15 @@ def make_venv(installer: Installer, environment: Path, python: str) -> None:
 
 
 @contextmanager
-def seen(environment: Path, base: Base) -> Iterator[None]:
+def seen(environment: Path, base: Base, taken: Path) -> Iterator[None]:
     """While it lasts, the installer takes the base's packages for packages of the environment.
 
-    It finds their records there, so that it installs what they lack, and nothing of theirs a second time. The
-    folder of records takes the place of the environment's package folder, and gives it back what was installed.
+    It finds their records there, so that it installs what they lack, and nothing of theirs a second time. The folder of
+    records, from `take`, has the place of the environment's package folder, and gives it back what was installed.
     """
     site, view, own = site_packages(environment, base), environment / "view", environment / "own"
-    stored = _stored(base, environment.parent)
-    records = _take(stored, view, base)
+    taken.rename(view)
+    records = frozenset(os.listdir(view))
     first = {_key(entry.name) for entry in site.glob("*.dist-info")}  # conda's: they go before the base's
     for name in records:
         if _key(name) in first:
@@ -94,7 +94,7 @@ def seen(environment: Path, base: Base) -> Iterator[None]:
         for entry in list(view.iterdir()):
             if entry.name not in records or _key(entry.name) in first or (entry / "INSTALLER").exists():
                 entry.rename(site / entry.name)
-        _give_back(view, stored, records, base)
+        _give_back(view, _stored(base, environment.parent), records, base)
 
 
 def _stored(base: Base, envs: Path) -> Path:
@@ -103,14 +103,20 @@ def _stored(base: Base, envs: Path) -> Path:
     return make_private(envs / _VIEWS) / hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _take(stored: Path, view: Path, base: Base) -> Set[str]:
-    """A folder with what each package says of itself, for the taker alone: the one that is kept, else a new one."""
+def take(environment: Path, base: Base) -> Path:
+    """A folder with what each of the base's packages says of itself, for one build: the one that is kept, or a new one.
+
+    It can be made before the environment is there.
+    """
+    stored = _stored(base, environment.parent)
+    taken = stored.with_name(f"{environment.name}.taken")
+    shutil.rmtree(taken, ignore_errors=True)  # of a builder that was killed
     try:
-        stored.rename(view)
+        stored.rename(taken)
     except FileNotFoundError:  # there was none, or another process has it
-        view.mkdir(0o700)
-        _complete(view, base)
-    return frozenset(os.listdir(view))
+        taken.mkdir(0o700)
+        _complete(taken, base)
+    return taken
 
 
 def _complete(view: Path, base: Base) -> None:

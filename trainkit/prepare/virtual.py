@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,21 +17,24 @@ from trainkit.prepare import elsewhere, locks
 from trainkit.prepare.base import Base
 from trainkit.prepare.conda import make_conda
 from trainkit.prepare.installer import Installer
-from trainkit.prepare.layer import interpreter_in, make_venv, python_of, seen, stand_on
+from trainkit.prepare.layer import interpreter_in, make_venv, python_of, seen, stand_on, take
 from trainkit.prepare.locks import Locks
 from trainkit.prepare.packages import Packages
 
 
 def fill(spec: EnvironmentSpec, base: Base, environment: Path, installer: Installer, known: Locks) -> Locks:
     """Make the environment in its folder, which is not there yet; `known` are the locks of an earlier one."""
-    conda = ""
-    if spec.conda_packages:
-        conda = make_conda(installer, environment, spec, base, known.conda)
-    else:
-        make_venv(installer, environment, spec.python_version or base.interpreter)
+    with ThreadPoolExecutor(1) as beside:
+        wanted = spec.inherit and spec.pip_packages and not known.pip
+        taken = beside.submit(take, environment, base) if wanted else None
+        conda = ""
+        if spec.conda_packages:
+            conda = make_conda(installer, environment, spec, base, known.conda)
+        else:
+            make_venv(installer, environment, spec.python_version or base.interpreter)
     text = _header(spec, base, environment)
     if spec.pip_packages:
-        text = _install(spec, base, environment, installer, known.pip, text)
+        text = _install(spec, base, environment, installer, known.pip, text, taken.result() if taken else None)
     if spec.inherit:
         stand_on(environment, base)
     elif not spec.conda_packages:
@@ -45,14 +49,15 @@ def _header(spec: EnvironmentSpec, base: Base, environment: Path) -> str:
 
 
 def _install(
-    spec: EnvironmentSpec, base: Base, environment: Path, installer: Installer, known: str, header: str
-) -> str:
-    """Install the pip packages; returns their lock."""
+    spec: EnvironmentSpec, base: Base, environment: Path, installer: Installer, known: str, header: str,
+    taken: Path | None,
+) -> str:  # fmt: skip
+    """Install the pip packages; returns their lock. `taken` are the base's records, where they are at hand."""
     with tempfile.TemporaryDirectory(prefix="trainkit-") as work:
         packages = Packages(installer, spec.pip_packages, str(interpreter_in(environment)), Path(work))
         if known and _installed_again(packages, known):
             return known
-        with seen(environment, base) if spec.inherit else nullcontext():
+        with seen(environment, base, taken or take(environment, base)) if spec.inherit else nullcontext():
             exact = packages.install()
         return header + packages.locked(exact)
 
