@@ -14,6 +14,7 @@ import pytest
 
 from tests.engines.containers import Engine
 from tests.prepare.conftest import Shelf
+from trainkit import Environment, Workspace
 from trainkit.cli import codes
 
 Run = Callable[..., tuple[int, str, str]]
@@ -43,6 +44,8 @@ def test_an_environment_is_built_listed_used_and_removed(cli: Run, packages: lis
     assert f"built environment {digest}" in err
     again = json.loads(cli("env", "build", *packages, "--json")[1])
     assert (again["digest"], again["reused"], again["image"]) == (digest, True, None)
+    Environment.from_pip_requirements("known", "packages.txt").register(Workspace.from_config())
+    assert cli("env", "build", "known")[1].strip() == cli("env", "build", "known:1")[1].strip() == digest
     (listed,) = json.loads(cli("env", "list", "--json")[1])
     assert (listed["digest"], listed["name"], listed["kind"], listed["runs"]) == (digest, "packages", "venv", [])
     assert listed["bytes"] > 1000 and listed["used"] <= time.time()
