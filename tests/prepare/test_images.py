@@ -40,6 +40,7 @@ COPY *.whl /opt/wheels/
 RUN ["python", "-c", "import glob, sys; w = glob.glob('/opt/wheels/*')[0]; sys.path.insert(0, w); \\
 from pip._internal.cli.main import main; sys.exit(main(['install', '--no-index', '--break-system-packages', w]))"]
 """
+RUNS_CODE = "sys.argv = ['-c', *sys.argv[4:]]\nexec(code)\n"
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +280,13 @@ def test_what_an_image_lacks_is_said_in_a_sentence(preparing: Preparing) -> None
     assert "is not conda's" in refused(preparing, small, conda_packages=("numpy",))
     assert "Python 3.7 was asked for" in refused(preparing, small, python_version="3.7")
     assert preparing(small, python_version="3.11").container is not None
+    (preparing.folder / "old").mkdir()
+    old = preparing.folder / "old" / "oldpython"
+    old.write_text("#!/usr/bin/python\nimport sys\nsys.version_info, code = (3, 7, 16), sys.argv[3]\n" + RUNS_CODE)
+    old.chmod(0o755)
+    aged: dict[str, Any] = {"dockerfile": f"FROM {small}\nCOPY oldpython /usr/bin/\n", "context": old.parent}
+    verdict = refused(preparing, interpreter="oldpython", **aged)
+    assert "has Python 3.7.16 as oldpython, but a job needs Python 3.8 or later" in verdict
     nameless = f"trainkit-nowhere-{uuid.uuid4().hex[:8]}"
     assert "There is no image" in refused(preparing, f"localhost/{nameless}:1")
     assert f"the image {nameless}:1" in refused(preparing, f"{nameless}:1").replace("has no", "the")

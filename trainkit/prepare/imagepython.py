@@ -15,8 +15,10 @@ PROBE_SECONDS = 120.0
 _ENGINES_OWN = (124, 125, 126, 127)  # exit codes that are not a program's in the image
 _ABSENT = re.compile(r"executable file not found|no such file or directory|not found in \$PATH", re.IGNORECASE)
 _MARK = "trainkit-python:"
+# Python 2.7 reads it too, so that an old image is told from one without Python.
 _FACTS = """
 import json, os, sys
+sys.path[:] = [p for p in sys.path if p]
 facts = {"path": sys.executable, "version": list(sys.version_info[:3]), "trainkit": "", "pip": False, "conda": ""}
 if sys.version_info >= (3, 8):
     import shutil
@@ -29,7 +31,7 @@ if sys.version_info >= (3, 8):
     facts["pip"] = find_spec("pip") is not None
     if os.path.isdir(os.path.join(sys.prefix, "conda-meta")):
         there = [os.path.join(sys.prefix, "bin", "conda"), "/opt/conda/bin/conda"]
-        found = [path for path in map(shutil.which, ("micromamba", "mamba", "conda", *there)) if path]
+        found = [path for path in map(shutil.which, ["micromamba", "mamba", "conda"] + there) if path]
         facts["conda"], facts["prefix"] = (found or [""])[0], sys.prefix
 print(sys.argv[1] + json.dumps(facts))
 """
