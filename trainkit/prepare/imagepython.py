@@ -39,14 +39,14 @@ print(sys.argv[1] + json.dumps(facts))
 
 @dataclass(frozen=True)
 class Python:
-    """An image's Python: `path` is absolute; `needs_boot` says that it has no trainkit of this version.
+    """An image's Python: `path` is absolute; `trainkit` is the version of trainkit that it has, "" for none.
 
     `conda` is the program that installs into `prefix`, where the image's Python is conda's and there is such a program.
     """
 
     path: str
     version: str
-    needs_boot: bool
+    trainkit: str
     pip: bool
     conda: str = ""
     prefix: str = ""
@@ -62,8 +62,6 @@ def python_in(engine: ImageEngine, image: str, name: str, interpreter: str) -> P
 
     Raises EnvironmentBuildError where there is none, or it is too old.
     """
-    from trainkit import __version__
-
     old, said = "", ""
     for program in names_for(interpreter):
         answer = ask(engine.probe(image, program, ["-E", "-c", _FACTS, _MARK]), PROBE_SECONDS)
@@ -78,7 +76,7 @@ def python_in(engine: ImageEngine, image: str, name: str, interpreter: str) -> P
             return Python(
                 path=str(facts["path"] or program),
                 version=version,
-                needs_boot=facts["trainkit"] != __version__,
+                trainkit=str(facts["trainkit"]),
                 pip=bool(facts["pip"]),
                 conda=str(facts["conda"]),
                 prefix=str(facts.get("prefix", "")),

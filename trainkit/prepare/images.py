@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["prepare_image"]
 
-FORMAT = 1  # of entries; a change makes all be built anew
+FORMAT = 2  # of entries; a change makes all be built anew
 _IGNORE_FILES = {"podman": (".containerignore", ".dockerignore")}
 
 
@@ -54,6 +54,7 @@ def prepare_image(
     `password` is that of the image's registry, where it was given by value. `share` says that other machines need the
     image: then it is put into a file too. Raises EnvironmentBuildError; `cancelled` is asked while it waits.
     """
+    from trainkit import __version__
     from trainkit.prepare import Prepared
 
     begun = time.monotonic()
@@ -81,7 +82,7 @@ def prepare_image(
     words = f"{verb} {what} ({time.monotonic() - begun:.1f} s)"
     return Prepared(
         interpreter=sys.executable,
-        needs_boot=bool(one.record["needs_boot"]),
+        needs_boot=one.record["python"]["trainkit"] != __version__,
         digest=one.digest,
         reused=not one.made,
         words=words,
@@ -212,7 +213,6 @@ class _Preparation:
                 "bases": origin,
                 "interpreter": python.path,
                 "python": dataclasses.asdict(python),
-                "needs_boot": python.needs_boot,
                 "built": time.time(),
                 "inputs": inputs,
             }
