@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["prepare_image"]
 
-FORMAT = 2  # of entries; a change makes all be built anew
+FORMAT = 1  # of entries; a change makes all be built anew
 _IGNORE_FILES = {"podman": (".containerignore", ".dockerignore")}
 
 
