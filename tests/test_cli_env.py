@@ -75,6 +75,10 @@ def test_an_environment_is_built_listed_used_and_removed(cli: Run, packages: lis
     assert cli("env", "prune", "--older-than", "1d", "--dry-run")[1] == f"Would remove 1 environment(s): {digest}.\n"
     assert cli("env", "build", *packages)[1].strip() == digest  # which counts as a use
     assert cli("env", "prune", "--older-than", "1d")[1] == "Removed 0 environment(s).\n"
+    half = record.parent.with_name("0123456789abcdef")
+    half.mkdir()
+    os.utime(half, (1, 1))
+    assert cli("env", "prune", "--older-than", "1d")[0] == codes.DONE and not half.exists()
     assert cli("env", "prune", "packages")[1] == f"Removed 1 environment(s): {digest}.\n"
     assert cli("env", "show", digest)[0] == codes.NOT_FOUND and not record.parent.exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainkit.errors import EnvironmentBuildError
-from trainkit.prepare.contexts import context_digest
+from trainkit.prepare.contexts import context_digest, staged
 
 
 @pytest.fixture
@@ -100,6 +100,26 @@ def test_podmans_own_ignore_file_comes_first(context: Path, tmp_path: Path) -> N
     (context / "new").write_text("")
     assert context_digest(context, tmp_path / "envs", names) == before
     assert context_digest(context, tmp_path / "envs") != before
+
+
+def test_a_builder_gets_what_is_seen_and_nothing_of_the_workspace(context: Path) -> None:
+    root = context / ".runs"
+    (root / "envs").mkdir(parents=True)
+    (context / ".dockerignore").write_text("a\n!a/b\n")
+    (context / "link").unlink()
+    (context / "link").symlink_to("one")
+    (context / "closed").mkdir(mode=0o500)
+    (context / "a").chmod(0o751)
+    before = context_digest(context, root / "envs")
+    (root / "job").write_text("a run's")
+    assert context_digest(context, root / "envs") == before
+    with staged(context, root / "envs", root / "envs" / "here") as place:
+        found = sorted(path.relative_to(place).as_posix() for path in place.rglob("*"))
+        assert found == [".dockerignore", "a", "a/b", "a/b/three", "closed", "link", "one"]
+        assert (place / "one").samefile(context / "one") and os.readlink(place / "link") == "one"
+        assert (place / "a").stat().st_mode == (context / "a").stat().st_mode
+        assert (place / "closed").stat().st_mode & 0o777 == 0o500
+    assert not place.exists() and (context / "one").read_text() == "1"
 
 
 def test_what_cannot_be_read_is_named(context: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def build(name: str | None, as_json: bool, **options: Any) -> None:
 @output.json_option
 def prune(environments: tuple[str, ...], older_than: str | None, dry_run: bool, as_json: bool) -> int:
     """Remove environments: those named, or those not used for a while. What a run not yet ended uses stays."""
-    from trainkit.prepare.inventory import entries, remove
+    from trainkit.prepare.inventory import entries, remove, remove_unfinished
 
     if bool(environments) == (older_than is not None):
         raise UserErrorException("Name the environments to remove, or give --older-than, as in '--older-than 30d'.")
@@ -154,6 +154,8 @@ def prune(environments: tuple[str, ...], older_than: str | None, dry_run: bool, 
     if older_than is not None:
         before = time.time() - _seconds(older_than)
         chosen = [entry for entry in entries(root) if entry.used <= before]
+        if not dry_run:
+            remove_unfinished(root, before)
     removed, stayed = [], {}
     for entry in chosen:
         why = f"the run {entry.runs[0]} uses it" if entry.runs else "" if dry_run else remove(root, entry)

@@ -1,6 +1,8 @@
-"""The digest of a folder that an image is built from: names, kinds, permissions and contents of what a builder sees.
+"""A folder that an image is built from: the digest of what a builder sees of it, and a folder with nothing else.
 
-A file's content is read once: an unchanged file is known by its inode, size and times, from a list kept in `envs/`.
+The digest covers names, kinds, permissions and contents. A file's content is read once: an unchanged file is known by
+its inode, size and times, from a list kept in `envs/`. The workspace's own root, wherever it lies, is never seen: every
+run writes there.
 """
 
 from __future__ import annotations
@@ -8,8 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +52,7 @@ def context_digest(folder: Path, envs: Path, ignore_files: tuple[str, ...] = (".
     root = os.path.realpath(folder)
     index = make_private(envs / FOLDER) / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
     try:
-        items = sorted(_walk(root, _rules(root, ignore_files)))
+        items = _seen(root, envs, ignore_files)
         shape = _hash(repr(items))
         known = read_json(index) or {}
         if known.get("shape") == shape:
@@ -66,6 +71,67 @@ def context_digest(folder: Path, envs: Path, ignore_files: tuple[str, ...] = (".
     return digest
 
 
+@contextmanager
+def staged(folder: Path, envs: Path, place: Path, ignore_files: tuple[str, ...] = (".dockerignore",)) -> Iterator[Path]:
+    """What a builder sees of `folder`, laid out as the new folder `place`: files as further links to the same ones.
+
+    Raises EnvironmentBuildError where something cannot be read.
+    """
+    root = os.path.realpath(folder)
+    _remove(place)
+    try:
+        try:
+            _stage(root, _seen(root, envs, ignore_files), str(make_private(place)))
+        except OSError as error:
+            raise EnvironmentBuildError(f"{folder} cannot be made ready to build from: {error}.") from error
+        yield place
+    finally:
+        _remove(place)
+
+
+def _stage(root: str, items: list[_Item], place: str) -> None:
+    modes: dict[str, int] = {}
+    for item in items:
+        path = os.path.join(place, item.path)
+        parent = os.path.dirname(item.path)
+        while parent and parent not in modes:  # a folder that is not seen may hold what is
+            modes[parent] = os.stat(os.path.join(root, parent)).st_mode
+            parent = os.path.dirname(parent)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if item.stamp:
+            _link(os.path.join(root, item.path), path)
+        elif item.target:
+            os.symlink(item.target, path)
+        else:
+            os.makedirs(path, exist_ok=True)
+            modes[item.path] = item.mode
+    for name in sorted(modes, reverse=True):
+        os.chmod(os.path.join(place, name), stat.S_IMODE(modes[name]))
+
+
+def _remove(place: Path) -> None:
+    """Remove a staged folder, whose folders may be read-only; the files are somebody's and stay as they are."""
+    for base, folders, _ in os.walk(place):
+        for name in folders:
+            if not os.path.islink(os.path.join(base, name)):
+                os.chmod(os.path.join(base, name), 0o700)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _link(source: str, path: str) -> None:
+    """One more name for a file; a copy where there can be none: on another disk, or of somebody else's file."""
+    try:
+        os.link(source, path, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, path)
+
+
+def _seen(root: str, envs: Path, ignore_files: tuple[str, ...]) -> list[_Item]:
+    """All that a builder sees, in order."""
+    own = os.stat(envs.parent)
+    return sorted(_walk(root, _rules(root, ignore_files), (own.st_dev, own.st_ino)))
+
+
 def _contents(root: str, items: list[_Item], known: dict[str, list[int | str]]) -> dict[str, str]:
     """The digest of each file's content."""
     found = {}
@@ -77,8 +143,8 @@ def _contents(root: str, items: list[_Item], known: dict[str, list[int | str]]) 
     return found
 
 
-def _walk(root: str, rules: list[_Rule]) -> list[_Item]:
-    """All that the builder sees; no link is followed."""
+def _walk(root: str, rules: list[_Rule], never: tuple[int, int]) -> list[_Item]:
+    """All that the builder sees; no link is followed, and the folder `never` (device, inode) not entered."""
     items, waiting = [], [""]
     reenters = any(rule.keeps for rule in rules)
     while waiting:
@@ -87,8 +153,12 @@ def _walk(root: str, rules: list[_Rule]) -> list[_Item]:
             for entry in entries:
                 path = base + entry.name
                 left_out = _left_out(path, rules)
-                if entry.is_dir(follow_symlinks=False) and (not left_out or reenters):
-                    waiting.append(path + "/")
+                if entry.is_dir(follow_symlinks=False):
+                    status = entry.stat(follow_symlinks=False)
+                    if (status.st_dev, status.st_ino) == never:
+                        continue
+                    if not left_out or reenters:
+                        waiting.append(path + "/")
                 if left_out:
                     continue
                 status = entry.stat(follow_symlinks=False)

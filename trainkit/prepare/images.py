@@ -23,7 +23,7 @@ from trainkit.job import Container
 from trainkit.prepare import tags
 from trainkit.prepare.archives import archive_of
 from trainkit.prepare.building import build_image
-from trainkit.prepare.contexts import context_digest
+from trainkit.prepare.contexts import context_digest, staged
 from trainkit.prepare.derived import Derived
 from trainkit.prepare.dockerfiles import images_in, with_images
 from trainkit.prepare.engines import ImageEngine, image_engine
@@ -152,7 +152,10 @@ class _Preparation:
 
         def make(tag: str) -> str:
             text = with_images(self.image.dockerfile, tags.give(self.engine, tag, bases.values()))
-            made = build_image(self.engine, self.image.engine, text, context, tag, self.installer)
+            if context is None:
+                return build_image(self.engine, self.image.engine, text, None, tag, self.installer)
+            with staged(context, self.envs, self.envs / digest_of(inputs) / "context", self._ignore_files) as seen:
+                made = build_image(self.engine, self.image.engine, text, seen, tag, self.installer)
             if self._context_digest(context) != inputs["build_context"]:
                 raise EnvironmentBuildError(
                     f"{context} changed while the image was built from it. Submit again once it is complete."
@@ -247,7 +250,11 @@ class _Preparation:
     def _context_digest(self, context: Path | None) -> str:
         if context is None:
             return ""
-        return context_digest(context, self.envs, _IGNORE_FILES.get(self.image.engine, (".dockerignore",)))
+        return context_digest(context, self.envs, self._ignore_files)
+
+    @property
+    def _ignore_files(self) -> tuple[str, ...]:
+        return _IGNORE_FILES.get(self.image.engine, (".dockerignore",))
 
     def _check_version(self, record: Record) -> None:
         """Raises EnvironmentBuildError where another Python is asked for than the image has."""

@@ -23,7 +23,7 @@ from trainkit.prepare.engines import image_engine
 from trainkit.prepare.entries import READY, Record, lock_of, record_of
 from trainkit.prepare.resolving import facts
 
-__all__ = ["Entry", "entries", "remove", "users"]
+__all__ = ["Entry", "entries", "remove", "remove_unfinished", "users"]
 
 IMAGES = ("image", "dockerfile", "packages")  # kinds of entries that are images
 
@@ -123,6 +123,22 @@ def remove(root: Path, entry: Entry) -> str:
         shutil.rmtree(gone, ignore_errors=True)
         return ""
     finally:
+        os.close(lock)
+
+
+def remove_unfinished(root: Path, before: float) -> None:
+    """Remove what builders that were killed before then have left: folders without a record, that nobody is filling."""
+    for path in (root / "envs").glob("[!.]*"):
+        try:
+            if (path / READY).exists() or path.stat().st_mtime > before:
+                continue
+            lock = os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            continue
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not (path / READY).exists():
+                shutil.rmtree(path, ignore_errors=True)
         os.close(lock)
 
 
