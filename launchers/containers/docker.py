@@ -43,8 +43,8 @@ class Docker:
         return [self.program, "save", "--output", archive, image]
 
     def version(self) -> list[str]:
-        """Print the version of the daemon; fails where none answers."""
-        return [self.program, "version", "--format", "{{.Server.Version}}"]
+        """Print the version of the daemon, then the names of its parts; fails where none answers."""
+        return [self.program, "version", "--format", "{{.Server.Version}}{{range .Server.Components}} {{.Name}}{{end}}"]
 
     def pull(self, image: str, access: Sequence[str] = ()) -> list[str]:
         """Ask the image's registry for it, and fetch what is not here; `access` are words that say as whom."""

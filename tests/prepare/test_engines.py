@@ -39,6 +39,10 @@ def test_where_nothing_answers_the_error_says_what_was_found(
         choose_engine()
     assert "docker is not on the PATH. podman 3.4.4 is too old: 4.0 or later is needed." in caught.value.message
     assert "apptainer is not on the PATH. Install docker or podman, start docker's daemon" in caught.value.message
+    old.with_name("docker").write_text("#!/bin/sh\necho 28.0.1 Engine containerd rootlesskit\n")
+    old.with_name("docker").chmod(0o755)
+    with pytest.raises(UnsupportedJob, match="asks for .* docker, but docker's daemon runs without root here"):
+        choose_engine("docker")
     old.rename(old.with_name("apptainer"))
     with pytest.raises(
         UnsupportedJob, match="asks for .* apptainer, but trainkit knows how apptainer runs images, but"

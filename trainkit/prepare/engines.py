@@ -21,6 +21,7 @@ PREFERRED = ("docker", "podman", "apptainer")  # in this order, where nobody nam
 ASK_SECONDS = 60.0  # for a question about what is in the engine's store
 ANSWER_SECONDS = 10.0  # a daemon that is being started by its socket takes a while
 _LINES = 3  # of what an engine says, in an error
+_WITHOUT_ROOT = "rootlesskit"  # a part of docker's daemon
 _REMEDY = (
     " Install docker or podman, start docker's daemon and see that this user may use it, or take the image out of the "
     "environment to run on this machine's Python."
@@ -31,7 +32,7 @@ class ImageEngine(Engine, Protocol):
     """An engine that can also fetch and build images."""
 
     def version(self) -> list[str]:
-        """Print the engine's version; fails where the engine does not answer."""
+        """Print the engine's version, as the first word; fails where the engine does not answer."""
         ...
 
     def pull(self, image: str, access: Sequence[str] = ()) -> list[str]:
@@ -140,7 +141,10 @@ def _problem(name: str) -> str:
         return _only_runs(name)
     answer = ask(image_engine(name).version(), ANSWER_SECONDS)
     if answer.code == 0:
-        return _too_old(name, answer.output.strip())
+        version, *parts = answer.output.split() or [""]
+        if name == "docker" and _WITHOUT_ROOT in parts:
+            return "docker's daemon runs without root here, where containers cannot have your user's ids."
+        return _too_old(name, version)
     return f"{chosen.program} does not answer ({answer.words.rstrip('.') or 'it said nothing'})."
 
 
