@@ -36,6 +36,7 @@ def test_a_named_registry_is_where_a_short_name_is() -> None:
     assert parse("a/pets", "lab:5000/team").full == "lab:5000/team/a/pets:latest"
     assert parse("ghcr.io/a/b", "lab:5000").full == "ghcr.io/a/b:latest"
     assert (parse("lab:5000/pets", "lab:5000").domain, parse(DIGEST, "lab:5000").domain) == ("lab:5000", "")
+    assert parse("me/pets", "registry-1.docker.io").full == "docker.io/me/pets:latest"
     assert parse("python").in_local_store().full == "localhost/python:latest"
 
 

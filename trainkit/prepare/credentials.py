@@ -20,12 +20,13 @@ from pathlib import Path
 
 from trainkit.errors import EnvironmentBuildError
 from trainkit.imagespec import RegistrySpec
-from trainkit.prepare.imagenames import ImageName
+from trainkit.prepare.imagenames import DEFAULT_DOMAIN, ImageName, host_of
 from trainkit.prepare.installer import Surroundings
 
 __all__ = ["Access", "Login", "access", "login_for"]
 
 HELPER = "trainkit"  # docker looks for the program docker-credential-trainkit
+_DOCKER_HUB = "https://index.docker.io/v1/"  # what docker's client calls its own registry
 _KEPT = ("currentContext", "proxies", "HttpHeaders", "cliPluginsExtraDirs")  # of the user's own settings of docker
 _KEYRING_SECONDS = 60.0
 
@@ -52,7 +53,7 @@ def login_for(registry: RegistrySpec | None, password: str) -> Login | None:
     """Who to be for the registry; None where nobody was named. Raises EnvironmentBuildError that says what to do."""
     if registry is None or not registry.username:
         return None
-    address = registry.address.partition("/")[0]
+    address = host_of(registry.address)
     if password:
         return Login(address, registry.username, password)
     kind, _, name = registry.reference.partition(":")
@@ -133,7 +134,8 @@ def _docker_folder(login: Login, memory: int) -> Iterator[Path]:
         for name in ("contexts", "cli-plugins"):
             if (own / name).is_dir():
                 (folder / name).symlink_to(own / name)
-        settings["credHelpers"] = {login.address: HELPER}
+        known_as = _DOCKER_HUB if login.address == DEFAULT_DOMAIN else login.address
+        settings["credHelpers"] = {known_as: HELPER}
         (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
         helper = folder / f"docker-credential-{HELPER}"
         helper.write_text(f'#!/bin/sh\n[ "$1" = get ] && exec cat /proc/self/fd/{memory}\n', encoding="utf-8")

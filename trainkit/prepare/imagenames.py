@@ -47,6 +47,12 @@ class ImageName:
         return ImageName(LOCAL_DOMAIN, path, self.tag, self.digest)
 
 
+def host_of(address: str) -> str:
+    """The registry's host and port in an address, which may name a folder in it; docker's own has one name."""
+    host = address.partition("/")[0]
+    return DEFAULT_DOMAIN if host in ("index.docker.io", "registry-1.docker.io", "hub.docker.com") else host
+
+
 def parse(name: str, registry: str = "") -> ImageName:
     """The name in full; one without a registry is in `registry`, or in docker's. Raises UserErrorException."""
     if _ID.fullmatch(name):
@@ -59,8 +65,7 @@ def parse(name: str, registry: str = "") -> ImageName:
         explicit, others = True, f"{folder}/{rest}" if folder else rest
     domain, path = (first, others) if explicit else (DEFAULT_DOMAIN, rest)
     path, colon, tag = path.partition(":")
-    if domain in ("index.docker.io", "registry-1.docker.io"):
-        domain = DEFAULT_DOMAIN
+    domain = host_of(domain)
     if domain == DEFAULT_DOMAIN and "/" not in path:
         path = "library/" + path
     fits = _PATH.fullmatch(path) and (_TAG.fullmatch(tag) or not colon) and (_DIGEST.fullmatch(digest) or not digest)

@@ -20,7 +20,7 @@ from trainkit.errors import EnvironmentBuildError
 from trainkit.imagespec import RegistrySpec
 from trainkit.prepare.credentials import Login, access, login_for
 from trainkit.prepare.engines import ASK_SECONDS, ImageEngine, ask
-from trainkit.prepare.imagenames import LOCAL_DOMAIN, ImageName, parse
+from trainkit.prepare.imagenames import LOCAL_DOMAIN, ImageName, host_of, parse
 from trainkit.prepare.installer import POLL_SECONDS, Installer, Result
 
 SILENCE_SECONDS = 8.0  # of a registry, where the image is here anyway
@@ -98,7 +98,7 @@ class Source:
             )
 
     def _login(self, name: ImageName) -> Login | None:
-        ours = self.registry is not None and self.registry.address.partition("/")[0] == name.domain
+        ours = self.registry is not None and host_of(self.registry.address) == name.domain
         return login_for(self.registry, self.password) if ours else None
 
     def _answered(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> int:
@@ -184,7 +184,7 @@ def verdict(name: str, wanted: ImageName, registry: RegistrySpec | None, said: s
             f"The registry {wanted.domain} of the image {name} cannot be reached ({_last(said)}), and the image is not "
             "here. Check the address and the network, and submit again."
         )
-    theirs = registry is not None and bool(registry.username) and registry.address.split("/")[0] == wanted.domain
+    theirs = registry is not None and bool(registry.username) and host_of(registry.address) == wanted.domain
     if _ACCESS.search(said) and theirs:
         assert registry is not None
         return (
