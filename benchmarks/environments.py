@@ -1,6 +1,6 @@
 """What an environment costs beside uv alone: made with an empty cache, with a full one, made again, found again.
 
-    make bench NAME=environments [ARGS="--repeats 9"]
+    make bench NAME=environments [ARGS="--repeats 15"]
 
 The same packages, in turns, each with a cache of uv of its own in the same state: `uv venv` and `uv pip install` as
 typed by hand, trainkit with nothing below (`inherit=False`), and trainkit over the packages in use, of which few are
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -85,11 +86,13 @@ def turn(work: Path, name: str) -> dict[str, tuple[float, float]]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=15)
     repeats = parser.parse_args().repeats
     taken: dict[str, list[dict[str, tuple[float, float]]]] = {name: [] for name in CONTESTANTS}
-    for number in range(repeats + 1):  # the first round warms the machine up: it does not count
-        for name in CONTESTANTS[number % 3 :] + CONTESTANTS[: number % 3]:
+    chance = random.Random(0)
+    for _ in range(repeats + 1):  # the first round warms the machine up: it does not count
+        for name in chance.sample(CONTESTANTS, len(CONTESTANTS)):
+            os.sync()  # what was removed of the turn before costs this one nothing
             with tempfile.TemporaryDirectory() as folder:
                 taken[name].append(turn(Path(folder), name))
     rows: list[dict[str, Any]] = []
