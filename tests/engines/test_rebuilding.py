@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,8 +54,8 @@ def test_an_environment_is_built_on_each_host_that_lacks_it(client: Client, test
     for node in testbed.names:  # there each once: the first run's record is still there, and nothing of its making
         listed = testbed.run(node, ["find", str(testbed.home() / ".cache/trainkit/programs"), "-type", "f"]).stdout
         assert [Path(line).name[:3] for line in listed.split()] == ["uv-"]
-        made = testbed.run(node, ["stat", "-c", "%Y", str(environment / "rebuilt.json")], check=True).stdout
-        assert int(made) < (runs[1] / "run.json").stat().st_mtime
+        made = testbed.run(node, ["cat", str(environment / "rebuilt.json")], check=True).stdout
+        assert json.loads(made)["time"] < (runs[1] / "run.json").stat().st_mtime
 
 
 def test_an_environment_over_the_clients_interpreter_is_refused(client: Client) -> None:
