@@ -42,7 +42,8 @@ def _session(folder: Path, test: str, **environment: str) -> subprocess.Complete
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    engine: x\n", encoding="utf-8")
     kept = {name: value for name, value in os.environ.items() if name not in ("TESTS_OF_TRAINKIT", "CI")}
     words = [sys.executable, "-m", "pytest", "-q", "-s", "-ra", "-p", "no:cacheprovider", "."]
-    return subprocess.run(words, cwd=folder, env={**kept, **environment}, capture_output=True, text=True)
+    shared = {"PYTHONPATH": str(CONFTEST.parents[1])}  # conftest.py takes fixtures from the tests' own modules
+    return subprocess.run(words, cwd=folder, env={**kept, **shared, **environment}, capture_output=True, text=True)
 
 
 def test_a_process_that_is_left_fails_the_session_and_is_ended(tmp_path: Path) -> None:

@@ -115,4 +115,5 @@ def test_what_ray_does_to_its_workers_does_not_reach_ranks(tmp_path: Path) -> No
     handle = launch(launcher, job, attempt)
     wait_until(lambda: launcher.poll(handle).phase == "ended", 60, "the job's end")
     environment = json.loads((tmp_path / "environment").read_text())
-    assert not [name for name in environment if name.startswith("RAY_") or name in ("PYTHONPATH", "PYTHONBREAKPOINT")]
+    assert not [name for name in environment if name.startswith("RAY_") or name == "PYTHONBREAKPOINT"]
+    assert all("trainkit" in entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry)
