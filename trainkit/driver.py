@@ -112,7 +112,6 @@ class Driver:
                 break
             attempt = self._restart(attempt, str((verdict or {})["summary"]))
         self._say("Finalizing")
-        shutil.rmtree(self.run.home, ignore_errors=True)  # of a container: as passing as everything else in there
         self._publish(status, verdict, records, attempt.number)
 
     def _end_job(self) -> None:
@@ -249,6 +248,7 @@ class Driver:
         self, status: str, verdict: dict[str, Any] | None, records: list[dict[str, Any]], attempt: int
     ) -> None:
         assert status in TERMINAL
+        shutil.rmtree(self.run.home, ignore_errors=True)  # of a container: as passing as everything else in there
         self.state.publish(
             {"status": status, "time": time.time(), "verdict": verdict, "ranks": brief(records), "attempt": attempt}
         )

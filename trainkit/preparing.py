@@ -6,6 +6,7 @@ Writes the run's environment.json and requirements.lock, once each.
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,9 +41,14 @@ def prepare_run(run: RunDir, root: Path, plan: Mapping[str, Any], travels: bool,
     ):
         if lock:
             record[name] = place.name
-            if not place.exists():
-                shutil.copyfile(lock, place)
+            partial = place.with_name(f".{place.name}")
+            shutil.copyfile(lock, partial)
+            os.replace(partial, place)
     publish(run.environment, record)
+    if spec.image is not None and spec.image.registry is not None:
+        kind, _, name = spec.image.registry.reference.partition(":")
+        if kind == "env":
+            os.environ.pop(name, None)  # the password has served: neither cluster nor nodes need to see it
     return prepared
 
 

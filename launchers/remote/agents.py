@@ -25,8 +25,9 @@ def argv(line: Line, job: Job, node: int) -> tuple[str, ...]:
 def start(line: Line, job: Job, hosts: Mapping[int, Host]) -> list[Reply]:
     """Start the agents of these nodes, each on its host; a reply's "identity" is the agent's name."""
     requests = []
+    interpreter = line.python if job.container else job.interpreter  # a container has its image's
     for node, host in hosts.items():
-        request: dict[str, Any] = {"act": "start", "argv": argv(line, job, node), "interpreter": job.interpreter}
+        request: dict[str, Any] = {"act": "start", "argv": argv(line, job, node), "interpreter": interpreter}
         request.update(directory=job.run_dir, log=job.agent_log(node), agent_file=_agent_file(job, node))
         requests.append((host, {**request, "seconds": _BEGIN_SECONDS}))
     return line.ask(requests, _BEGIN_SECONDS)

@@ -45,6 +45,6 @@ def _push(words: Sequence[str], host: Host, container: Container, path: str) -> 
     port = ("-p", str(host.port)) if host.port else ()
     place = f"[{host.name}]" if ":" in host.name else host.name
     return Call((
-        "rsync", "--times", "--chmod=F600", "--protect-args", f"--timeout={_STALL_SECONDS}",
+        "rsync", "--chmod=F600", "--protect-args", f"--timeout={_STALL_SECONDS}",
         "--rsh=" + shlex.join([*words, *user, *port]), "--", container.archive, f"{place}:{path}",
     ))  # fmt: skip

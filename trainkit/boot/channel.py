@@ -20,6 +20,7 @@ from multiprocessing import ProcessError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
+from trainkit.boot.inside import patience
 from trainkit.boot.network import own_address
 from trainkit.boot.rundir import AttemptDir, publish, read_json
 from trainkit.boot.sealed import Sealed
@@ -188,10 +189,13 @@ class NodeChannel(Channel):
     def __init__(self, attempt: AttemptDir, node: int, hello: Message, check: Callable[[], None]) -> None:
         """Dials the head until it answers. `check` is called meanwhile, and raises where that has become pointless."""
         super().__init__()
-        deadline = time.monotonic() + DIAL_SECONDS
+        deadline, known = time.monotonic() + patience(DIAL_SECONDS, os.environ), False
         reason, peer = "it has not said where it listens", None
         while peer is None:
-            for self.via, port in _places(read_json(attempt.head)):
+            places = list(_places(read_json(attempt.head)))
+            if places and not known:  # so its container, if it has one, is up
+                deadline, known = min(deadline, time.monotonic() + DIAL_SECONDS), True
+            for self.via, port in places:
                 try:
                     peer = _dialed(self.via, port, attempt.key.read_bytes())
                     break

@@ -16,6 +16,7 @@ from trainkit.boot import network, processes
 from trainkit.boot.asked import ASKED
 from trainkit.boot.attempts import overtaken
 from trainkit.boot.channel import Channel, HeadChannel, Message, NodeChannel
+from trainkit.boot.inside import patience
 from trainkit.boot.ports import reserve_port
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.errors import LaunchError
@@ -83,7 +84,8 @@ class Gathering:
         """The head: wait for all, tell all who is who."""
         addresses = self._addresses() if self.on_network else [_LOOPBACK]
         self.channel = HeadChannel(self.attempt, addresses)
-        hellos: Dict[int, Message] = self.receive("hello", range(1, self.job.nodes))
+        wait = patience(GATHER_SECONDS, os.environ)
+        hellos: Dict[int, Message] = self.receive("hello", range(1, self.job.nodes), wait)
         hellos[0] = {"name": self.name, "machine": processes.boot_id()}
         self.names = _distinct([str(hellos[n]["name"]) for n in range(self.job.nodes)])
         places = [str(hellos[n]["machine"]) for n in range(self.job.nodes)]
@@ -109,7 +111,7 @@ class Gathering:
         """Any other node: find the head, learn who is who."""
         hello = {"name": self.name, "machine": processes.boot_id()}
         self.channel = NodeChannel(self.attempt, self.node, hello, lambda: self._check([0]))
-        facts = self.receive("facts", [0])[0]
+        facts = self.receive("facts", [0], patience(GATHER_SECONDS, os.environ))[0]
         self.names = tuple(facts["names"])
         return facts
 

@@ -15,20 +15,24 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from typing import List, Optional, Tuple
+from contextlib import suppress
+from typing import Any, List, Optional, Tuple
 
 from trainkit.boot import processes
+from trainkit.boot.attempts import launched
 from trainkit.boot.formation import formation
-from trainkit.boot.inside import IN_CONTAINER
+from trainkit.boot.inside import IN_CONTAINER, LOAD_SECONDS
 from trainkit.boot.plugins import engine
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.errors import LaunchError, TrainkitError
 from trainkit.job import Container, Engine, Inside, Job, boot_command
 
 TAKEN_OVER = ("SLURM_JOB_ID", "SLURM_STEP_ID", "CUDA_VISIBLE_DEVICES")  # from the node's environment
-_ASK_SECONDS, _LOAD_SECONDS, _REMOVE_SECONDS = 60.0, 3600.0, 30.0
+_ASK_SECONDS, _REMOVE_SECONDS, _TICK_SECONDS = 60.0, 30.0, 0.01
+_ABSENT = re.compile("no such image|not known|not found|does not exist|no such file", re.IGNORECASE)
 _LAST_LINES = 12  # of what the engine printed, for the verdict
 
 
@@ -62,8 +66,8 @@ class Guard:
             if not self.asked:
                 status = self._run()
         finally:
-            self._quietly(self.engine.remove(self.name), _REMOVE_SECONDS)
-        if status and not self.attempt.agent_end(self.node).exists() and not self.asked:
+            self._call(self.engine.remove(self.name), _REMOVE_SECONDS)
+        if status and not newest(self.attempt).agent_end(self.node).exists() and not self.asked:
             raise LaunchError(self._why(status))
         return status
 
@@ -79,7 +83,7 @@ class Guard:
         )  # fmt: skip
 
     def _stop(self) -> None:
-        """Ask what is inside to end, once."""
+        """Ask what is inside to end."""
         self.asked = True
         if self.client is not None and self.client.stdin is not None:
             try:
@@ -104,13 +108,8 @@ class Guard:
         )
         mounts = (*self.container.mounts, str(root))
         argv = self.engine.run(dataclasses.replace(self.container, mounts=mounts), inside)
-        parent = os.getpid()
         try:
-            self.client = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.job.run_dir,
-                env={**os.environ, IN_CONTAINER: "1"},
-                preexec_fn=lambda: processes.die_with_parent(signal.SIGKILL, parent),
-            )  # fmt: skip
+            self.client = _started(argv, subprocess.PIPE, None, subprocess.PIPE)
         except OSError as error:
             raise LaunchError("%s cannot be run on this node: %s." % (argv[0], error.strerror)) from error
         if self.asked:
@@ -125,39 +124,66 @@ class Guard:
         """What the engine and the agent print goes where this process's own errors go; the last of it is kept."""
         assert self.client is not None and self.client.stderr is not None
         for line in self.client.stderr:
-            os.write(2, line)
             self.printed = [*self.printed, line.decode("utf-8", "replace").strip()][-_LAST_LINES:]
+            with suppress(OSError):  # of a full disk: what is inside goes on
+                os.write(2, line)
 
     def _fetch(self) -> None:
         """See to it that the engine of this node has the image. Raises LaunchError."""
-        try:
-            found = self._quietly(self.engine.inspect(self.container.image), _ASK_SECONDS)
-            if found is None or found.returncode == 0:
-                return
-            if not self.container.archive:
-                raise LaunchError(
-                    "%s on %s has no image %s (%s). Pull it there, or name it with its registry."
-                    % (self.container.engine, os.uname().nodename, self.container.name, self.container.image)
-                )
-            loaded = self._quietly(self.engine.load(self.container.archive), _LOAD_SECONDS)
-        except OSError as error:
+        where = "%s on %s" % (self.container.engine, os.uname().nodename)
+        status, said = self._call(self.engine.inspect(self.container.image), _ASK_SECONDS, until_asked=True)
+        if status == 0 or self.asked:
+            return
+        if not _ABSENT.search(said):
+            raise LaunchError("%s does not answer: %s" % (where, said or "it was silent for too long"))
+        if not self.container.archive:
             raise LaunchError(
-                "The job runs in the image %s, but %s cannot be run on %s (%s). Install it there."
-                % (self.container.name, self.container.engine, os.uname().nodename, error.strerror)
-            ) from error
-        if loaded is not None and loaded.returncode:
-            said = loaded.stderr.decode("utf-8", "replace").strip()
-            where = (self.container.engine, os.uname().nodename, self.container.archive, said)
-            raise LaunchError("%s on %s could not load %s: %s" % where)
+                "%s has no image %s (%s). Pull it there, or name it with its registry."
+                % (where, self.container.name, self.container.image)
+            )
+        status, said = self._call(self.engine.load(self.container.archive), LOAD_SECONDS, until_asked=True)
+        if status and not self.asked:
+            raise LaunchError("%s could not load %s: %s" % (where, self.container.archive, said))
 
-    def _quietly(self, argv: List[str], seconds: float) -> Optional["subprocess.CompletedProcess[bytes]"]:
-        """The end of a command; None for one that the engine has not, or that takes too long."""
+    def _call(self, argv: List[str], seconds: float, until_asked: bool = False) -> Tuple[Optional[int], str]:
+        """How a command of the engine ended, and the last that it said; None where it was killed for its time.
+
+        It dies with this process. Where `until_asked`, it is killed as soon as the container is not wanted any more.
+        """
         if not argv:
-            return None
-        try:
-            return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return None
+            return 0, ""
+        with tempfile.TemporaryFile() as errors:
+            try:
+                process = _started(argv, subprocess.DEVNULL, subprocess.DEVNULL, errors)
+            except OSError as error:
+                raise LaunchError(
+                    "The job runs in the image %s, but %s cannot be run on %s (%s). Install it there."
+                    % (self.container.name, self.container.engine, os.uname().nodename, error.strerror)
+                ) from error
+            deadline = time.monotonic() + seconds
+            while process.poll() is None:
+                if time.monotonic() > deadline or (until_asked and self.asked):
+                    processes.end(process)
+                    return None, ""
+                time.sleep(_TICK_SECONDS)
+            errors.seek(0)
+            lines = [line.strip() for line in errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        return process.returncode, lines[-1] if lines else ""
+
+
+def _started(argv: List[str], given: Any, output: Any, errors: Any) -> "subprocess.Popen[bytes]":
+    """A command of the engine that dies with this process; in its environment it is said that there is a container."""
+    parent = os.getpid()
+    return subprocess.Popen(
+        argv, stdin=given, stdout=output, stderr=errors, env={**os.environ, IN_CONTAINER: "1"}, cwd="/",
+        preexec_fn=lambda: processes.die_with_parent(signal.SIGKILL, parent),
+    )  # fmt: skip
+
+
+def newest(attempt: AttemptDir) -> AttemptDir:
+    """The attempt that the agents in a container have come to: those of an allocation start their job again in it."""
+    later = [one for one in launched(RunDir(attempt.path.parents[1])) if one.number > attempt.number]
+    return later[-1] if later else attempt
 
 
 def enter(job: Job, attempt: int, node: int, words: List[str]) -> List[str]:
@@ -192,7 +218,7 @@ def main(argv: List[str]) -> int:
         sys.stderr.write(error.message + "\n")
         end = {"node": node, "name": here["name"], "ended": time.time(), "problem": error.message, "commands": []}
         told = {"reason": "", "lost": {}, "hung": "", "elastic": False, "transient": False}
-        publish(attempt.agent_end(node), {**end, **told})
+        publish(newest(attempt).agent_end(node), {**end, **told})
         return 1
 
 

@@ -14,12 +14,14 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import List, Mapping
 
 from trainkit.boot import processes
 from trainkit.job import Job
 
 IN_CONTAINER = "TRAINKIT_IN_CONTAINER"
+LOAD_SECONDS = 3600.0  # for a node's engine to load an image that it lacks
 
 
 def seen_here(job: Job, env: Mapping[str, str]) -> Job:
@@ -29,13 +31,23 @@ def seen_here(job: Job, env: Mapping[str, str]) -> Job:
     return dataclasses.replace(job, interpreter=job.container.interpreter, container=None)
 
 
-def _follow(agent: "subprocess.Popen[bytes]") -> None:
+def patience(seconds: float, env: Mapping[str, str]) -> float:
+    """How long to wait for other nodes: in containers as long as it may take one of them to load the image."""
+    return LOAD_SECONDS if IN_CONTAINER in env else seconds
+
+
+def _ask_to_end(agent: int) -> None:
+    with suppress(ProcessLookupError):  # not by its Popen, which would reap it under the main thread's hands
+        os.kill(agent, signal.SIGTERM)
+
+
+def _follow(agent: int) -> None:
     """Pass requests to end on; end with the guard."""
     while True:
         word = os.read(0, 64)
         if not word:
             os._exit(128 + signal.SIGKILL)  # as the first process of the container it takes all others along
-        agent.send_signal(signal.SIGTERM)
+        _ask_to_end(agent)
 
 
 def main(argv: List[str]) -> int:
@@ -52,9 +64,9 @@ def main(argv: List[str]) -> int:
         preexec_fn=lambda: processes.die_with_parent(signal.SIGKILL, parent),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: agent.send_signal(signal.SIGTERM))
-    threading.Thread(target=_follow, args=(agent,), daemon=True).start()
-    while agent.poll() is None:
+        signal.signal(number, lambda *_: _ask_to_end(agent.pid))
+    threading.Thread(target=_follow, args=(agent.pid,), daemon=True).start()
+    while agent.returncode is None:
         pid, status = os.wait()  # orphans become its children
         if pid == agent.pid:
             agent.returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
