@@ -243,6 +243,16 @@ def test_packages_are_installed_by_the_images_own_pip_and_the_image_goes_into_a_
     again = preparing(pip_packages=packages, share=True, **asked)
     assert again.reused and again.container == one.container and again.words.startswith("reused image ")
     assert "building image" in preparing.told()
+    preparing.engine.run("image", "rm", "--force", one.container.image)
+    (archive.parent / ".saving").mkdir()
+    (archive.parent / ".saving" / "of-a-killed-driver").touch()
+    loaded = preparing(pip_packages=packages, share=True, **asked)  # other runs still read the file
+    assert loaded.reused and loaded.container == one.container and preparing.engine.has(one.container.image)
+    assert "loading image" in preparing.told()
+    archive.unlink()
+    saved = preparing(pip_packages=packages, share=True, **asked)
+    assert saved.container == one.container and archive.exists() and not (archive.parent / ".saving").exists()
+    assert preparing.told().count("building image") == 0
     bad = refused(preparing, pip_packages=(*shelf.options, "lite==3.0"), **asked)
     assert "pip could not install the packages" in bad and "No matching distribution found for lite==3.0" in bad
     assert f"{one.digest} was built for the same, but changed since: pip packages" in preparing.told()

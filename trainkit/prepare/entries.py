@@ -42,18 +42,23 @@ def reused(entry: Path, usable: Callable[[Record], bool]) -> Record | None:
 
 
 def ready_or_built(
-    entry: Path, installer: Installer, usable: Callable[[Record], bool], build: Callable[[], Record]
+    entry: Path,
+    installer: Installer,
+    usable: Callable[[Record], bool],
+    build: Callable[[], Record],
+    restored: Callable[[Record], bool] = lambda ready: False,
 ) -> tuple[Record, bool]:
     """The record of `entry`, and whether it was made now: `build` fills the folder, or nothing of it stays.
 
-    Raises EnvironmentBuildError with the last of what was printed.
+    What is there but not `usable` may be `restored`, under the lock: else it goes, with all that others still read of
+    it. Raises EnvironmentBuildError with the last of what was printed.
     """
     make_private(entry.parent)
     ready = reused(entry, usable)
     if ready is not None:
         return ready, False
     with locked(lock_of(entry), installer):
-        ready = reused(entry, usable)
+        ready = reused(entry, usable) or reused(entry, restored)
         if ready is not None:
             return ready, False
         return _built(entry, installer, build), True

@@ -21,7 +21,7 @@ from trainkit.errors import EnvironmentBuildError, UserErrorException
 from trainkit.imagespec import ImageSpec
 from trainkit.job import Container
 from trainkit.prepare import tags
-from trainkit.prepare.archives import archive_of
+from trainkit.prepare.archives import archive_of, restored
 from trainkit.prepare.building import build_image
 from trainkit.prepare.contexts import context_digest, staged
 from trainkit.prepare.derived import Derived
@@ -221,12 +221,13 @@ class _Preparation:
             }
 
         def usable(ready: Record) -> bool:
-            if kind == "image" or facts(self.engine, str(ready["image"])) is not None:
-                return True
-            self.installer.say(f"{self.image.engine} has the image {digest} no longer")
-            return False
+            return kind == "image" or facts(self.engine, str(ready["image"])) is not None
 
-        record, made = ready_or_built(self.envs / digest, self.installer, usable, build)
+        def again(ready: Record) -> bool:
+            self.installer.say(f"{self.image.engine} has the image {digest} no longer")
+            return restored(self.envs / digest, ready, self.source)
+
+        record, made = ready_or_built(self.envs / digest, self.installer, usable, build, again)
         return _Entry(digest, record, made, origin)
 
     def _why(self, inputs: Mapping[str, object], kind: str) -> str:
