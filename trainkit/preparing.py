@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainkit.boot.rundir import RunDir, publish
+from trainkit.boot.rundir import RunDir, replace
 from trainkit.errors import EnvironmentBuildError
 from trainkit.job import Job
 
@@ -44,7 +44,7 @@ def prepare_run(run: RunDir, root: Path, plan: Mapping[str, Any], travels: bool,
             partial = place.with_name(f".{place.name}")
             shutil.copyfile(lock, partial)
             os.replace(partial, place)
-    publish(run.environment, record)
+    replace(run.environment, record)  # over what a driver that is gone prepared, which may have been another one
     if spec.image is not None and spec.image.registry is not None:
         kind, _, name = spec.image.registry.reference.partition(":")
         if kind == "env":

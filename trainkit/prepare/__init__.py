@@ -83,18 +83,23 @@ def prepare(
         return Prepared(spec.interpreter, _needs_boot(spec.interpreter), "", True, f"uses {spec.interpreter} as it is")
     base = base_of(spec.interpreter)
     name = digest_of(spec, base)
-    environment = envs / name
+    environment = settling.place_for(envs / name, _usable)
     ready, built = reused(environment, _usable), False
     if ready is None:
         with Installer(log, cancelled) as installer:
             ready, built = ready_or_built(
-                environment, installer, _usable, lambda: _build(spec, base, environment, installer)
+                environment,
+                installer,
+                _usable,
+                lambda: _build(spec, base, environment, locks.kept(envs / name), installer),
             )
-    if built:
+    if settling.is_due(environment, ready):
         settling.begin(environment, ready)
-    words = f"{'built' if built else 'reused'} environment {name} ({time.monotonic() - begun:.1f} s)"
+    words = f"{'built' if built else 'reused'} environment {environment.name} ({time.monotonic() - begun:.1f} s)"
     lock, conda_lock = (str(path) if path.exists() else "" for path in locks.paths(environment))
-    return Prepared(ready["interpreter"], ready["needs_boot"], name, not built, words, None, lock, conda_lock)
+    return Prepared(
+        ready["interpreter"], ready["needs_boot"], environment.name, not built, words, None, lock, conda_lock
+    )
 
 
 def _by_cluster(spec: EnvironmentSpec, image: ImageSpec) -> Prepared:
@@ -110,12 +115,12 @@ def _usable(ready: Record) -> bool:
     return os.access(interpreter, os.X_OK) and settling.is_whole(interpreter.parents[1], ready)
 
 
-def _build(spec: EnvironmentSpec, base: Base, environment: Path, installer: Installer) -> Record:
-    """Fill the environment; its record."""
+def _build(spec: EnvironmentSpec, base: Base, environment: Path, kept: Path, installer: Installer) -> Record:
+    """Fill the environment, by the locks that are kept in `kept` where there are some; its record."""
     begun = time.monotonic()
     installer.say(f"building environment {environment.name} for {spec.name}: {_why(spec, base, environment.parent)}")
-    made = fill(spec, base, environment, installer, locks.Locks.read(locks.kept(environment)))
-    for folder in (environment, locks.kept(environment)):
+    made = fill(spec, base, environment, installer, locks.Locks.read(kept))
+    for folder in (environment, kept):
         made.write(folder)
     interpreter = str(interpreter_in(environment))
     ready = {
@@ -124,6 +129,7 @@ def _build(spec: EnvironmentSpec, base: Base, environment: Path, installer: Inst
         "interpreter": interpreter,
         "needs_boot": lacks_trainkit(environment, base, spec.inherit),
         "built": time.time(),
+        "host": settling.host(),
         "boot": settling.boot(),
         "inputs": inputs(spec, base),
     }

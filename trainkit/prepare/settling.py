@@ -1,17 +1,23 @@
 """What was built comes to the disk behind the job that uses it: nobody waits for hundreds of megabytes to be written.
 
 Until that is done, which `envs/.DIGEST.settled` says, a record counts only while the machine stays up: a loss of power
-could have taken part of what it speaks of.
+could have taken part of what it speaks of. Another machine with the same workspace cannot know whether that one is up:
+what does not count for it may be in use there, so it is left alone, and the environment built beside it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
+import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from trainkit.prepare.entries import Record, record_of
 
 
 def boot() -> str:
@@ -19,13 +25,49 @@ def boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def host() -> str:
+    """Which machine this is; part of an environment's record."""
+    return socket.gethostname()
+
+
 def is_whole(environment: Path, ready: Mapping[str, Any]) -> bool:
     """Whether nothing of the environment can have been lost since its record was written."""
-    if ready.get("boot") == boot():
-        return True
+    return ready.get("boot") == boot() or _is_settled(environment, ready)
+
+
+def is_due(environment: Path, ready: Mapping[str, Any]) -> bool:
+    """Whether it was written since this machine's start, and nobody has noted yet that it is on the disk."""
+    return ready.get("boot") == boot() and not _is_settled(environment, ready)
+
+
+def _is_settled(environment: Path, ready: Mapping[str, Any]) -> bool:
     with suppress(FileNotFoundError):
         return place(environment).read_text() == _name(ready)
     return False
+
+
+def place_for(environment: Path, usable: Callable[[Record], bool]) -> Path:
+    """Where the environment is, or is to be built: a place that holds nothing which another may be using.
+
+    That is `environment`, unless what is there cannot be used here, but was built by another machine or is used by a
+    run that has not ended; then it is a place beside it, found by the same rule.
+    """
+    names = (hashlib.sha256(f"{environment.name} {n}".encode()).hexdigest()[:16] for n in itertools.count(1))
+    places = itertools.chain([environment], (environment.with_name(name) for name in names))
+    return next(place for place in places if _may_have(place, usable))
+
+
+def _may_have(environment: Path, usable: Callable[[Record], bool]) -> bool:
+    ready = record_of(environment)
+    if ready is None or usable(ready):
+        return True
+    return ready.get("host") == host() and not _has_users(environment)
+
+
+def _has_users(environment: Path) -> bool:
+    from trainkit.prepare.inventory import users
+
+    return environment.name in users(environment.parent.parent)[0]
 
 
 def begin(environment: Path, ready: Mapping[str, Any]) -> threading.Thread:
