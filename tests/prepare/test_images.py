@@ -24,7 +24,7 @@ from tests.engines.registries import Registry
 from trainkit.environment import EnvironmentSpec
 from trainkit.errors import EnvironmentBuildError
 from trainkit.imagespec import ImageSpec, RegistrySpec
-from trainkit.prepare import Prepared, prepare
+from trainkit.prepare import Prepared, inventory, prepare
 from trainkit.prepare.tags import name_of
 
 pytestmark = pytest.mark.engine
@@ -256,6 +256,11 @@ def test_packages_are_installed_by_the_images_own_pip_and_the_image_goes_into_a_
     bad = refused(preparing, pip_packages=(*shelf.options, "lite==3.0"), **asked)
     assert "pip could not install the packages" in bad and "No matching distribution found for lite==3.0" in bad
     assert f"{one.digest} was built for the same, but changed since: pip packages" in preparing.told()
+    both = sorted(inventory.entries(preparing.folder), key=lambda entry: entry.kind)
+    assert [entry.kind for entry in both] == ["dockerfile", "packages"]
+    for entry in both if preparing.engine.program == "docker" else reversed(both):  # in either order
+        assert inventory.remove(preparing.folder, entry) == ""
+    assert named(preparing) == [] and preparing.engine.has(preparing.engine.small)
 
 
 def test_what_a_builder_sees_decides_whether_it_builds_again(preparing: Preparing) -> None:
@@ -278,9 +283,11 @@ def test_what_a_builder_sees_decides_whether_it_builds_again(preparing: Preparin
     assert f"has the image {two.digest} no longer" in preparing.told()
 
 
-def place_of(preparing: Preparing) -> str:
-    """What all names that trainkit gives to images of a store have."""
-    return name_of(preparing.envs / "x").removeprefix("localhost/trainkit:x")
+def named(preparing: Preparing) -> list[str]:
+    """The names that trainkit has given to images of a store."""
+    place = name_of(preparing.envs / "x").removeprefix("localhost/trainkit:x")
+    images = preparing.engine.run("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+    return [image for image in images if image.startswith("localhost/trainkit:") and place in image]
 
 
 def test_what_an_image_lacks_is_said_in_a_sentence(preparing: Preparing) -> None:
@@ -308,8 +315,7 @@ def test_what_an_image_lacks_is_said_in_a_sentence(preparing: Preparing) -> None
     assert "There is no build context" in refused(preparing, dockerfile=f"FROM {small}\nCOPY a /b\n")
     assert "has no value there" in refused(preparing, dockerfile="FROM $IMAGE\n")
     assert list(preparing.envs.glob("*/ready.json"))
-    images = preparing.engine.run("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
-    assert not [image for image in images if image.startswith("localhost/trainkit:") and place_of(preparing) in image]
+    assert named(preparing) == []
 
 
 def test_an_image_of_docker_hub_has_the_same_short_name_for_every_engine(preparing: Preparing) -> None:

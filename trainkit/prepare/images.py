@@ -197,6 +197,7 @@ class _Preparation:
         tag = tags.name_of(self.envs / digest)
         origin = origin or [{"name": b.name, "id": b.id, "digest": b.digest} for b in bases.values()]
         names = [] if kind == "image" else [tag, *tags.names_below(tag, len(bases))]
+        begun = {"kind": kind, "engine": self.image.engine, "tags": names, "bases": origin, "inputs": inputs}
 
         def build() -> Record:
             if kind != "image":
@@ -205,19 +206,15 @@ class _Preparation:
                 made = make(tag)
                 python = python_in(self.engine, made, self._called, self.spec.interpreter)
             except BaseException:
-                tags.take(self.engine, names)
+                tags.take(self.engine, begun)
                 raise
             return {
-                "kind": kind,
+                **begun,
                 "name": self.spec.name,
-                "engine": self.image.engine,
                 "image": made,
-                "tags": names,
-                "bases": origin,
                 "interpreter": python.path,
                 "python": dataclasses.asdict(python),
                 "built": time.time(),
-                "inputs": inputs,
             }
 
         def usable(ready: Record) -> bool:

@@ -144,9 +144,8 @@ def remove_unfinished(root: Path, before: float) -> None:
 
 def _untag(entry: Entry) -> str:
     """Take trainkit's own names from an image and those below it; "" or why that cannot be done."""
-    names = [str(name) for name in entry.record.get("tags", ())]
     try:
-        return tags.take(image_engine(entry.engine), names) if names else ""
+        return tags.take(image_engine(entry.engine), entry.record) if entry.record.get("tags") else ""
     except TrainkitError as error:
         return error.message
 

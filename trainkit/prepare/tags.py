@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from trainkit.errors import EnvironmentBuildError
 from trainkit.prepare.engines import ASK_SECONDS, ImageEngine, ask
+from trainkit.prepare.entries import Record
 from trainkit.prepare.resolving import Image, facts
 
 OURS = "localhost/trainkit"  # the repository
@@ -44,22 +45,30 @@ def give(engine: ImageEngine, tag: str, bases: Collection[Image]) -> dict[str, s
     return named
 
 
-def take(engine: ImageEngine, tags: Sequence[str]) -> str:
-    """Take names of trainkit's away, and with its last name an image that it built; "" or why that cannot be done.
+def take(engine: ImageEngine, record: Record) -> str:
+    """Take an entry's names away, and with its last name an image that trainkit built; "" or why that cannot be done.
 
-    An image that something was built on keeps trainkit's name where it has no other: it is not trainkit's to remove.
+    An image that something was built on keeps trainkit's name where it has no other, unless trainkit built that too:
+    it is not trainkit's to remove.
     """
-    for tag in tags:
+    built = _is_on_own(record)
+    for tag in map(str, record.get("tags", ())):
         try:
             found = facts(engine, tag)
         except EnvironmentBuildError as error:
             return error.message
-        if found is None or ("-base" in tag and not _has_other_name(found)):
+        if found is None or ("-base" in tag and not built and not _has_other_name(found)):
             continue
         answer = ask(engine.untag(tag), ASK_SECONDS)
         if answer.code:
             return f"{engine.program} does not remove {tag}: {answer.words}"
     return ""
+
+
+def _is_on_own(record: Record) -> bool:
+    """Whether the entry is an image with packages on one that trainkit built: on none that the user's names mean."""
+    below = record.get("inputs", {}).get("base_image")
+    return below is not None and below not in [base["id"] for base in record["bases"]]
 
 
 def _has_other_name(found: dict[str, object]) -> bool:
