@@ -8,6 +8,7 @@ as one file; nothing of them ever becomes a command line argument.
 from __future__ import annotations
 
 import re
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,14 @@ def check(lines: Iterable[object], what: str = "pip_packages") -> tuple[str, ...
             raise UserErrorException(f"{what} asks for both {before.line!r} and {requirement.line!r}; keep one.")
         result[_absolute(requirement.line)] = None
     return tuple(result)
+
+
+def links_folder(line: str) -> str:
+    """The folder of this machine that the option --find-links names; "" for any other line."""
+    match = re.match(r"^--find-links (file://(?:localhost)?)?(/.*)$", line)
+    if match is None:
+        return ""
+    return urllib.parse.unquote(match[2]) if match[1] else match[2]
 
 
 def _absolute(line: str) -> str:

@@ -22,10 +22,10 @@ from trainkit.errors import EnvironmentBuildError
 from trainkit.prepare.building import failing_step
 from trainkit.prepare.contexts import context_digest
 from trainkit.prepare.entries import Record
+from trainkit.requirements import links_folder
 
 FOLDER = "/opt/trainkit"  # in the image
 DEFAULT_CHANNELS = ("conda-forge",)
-_LOCAL_LINKS = re.compile(r"^--find-links (/.*)$")
 _LOCAL_FILE = re.compile(r"^(.*@\s*)file://(/[^\s;#]*)(.*)$")
 _PIP = ("--no-cache-dir", "--no-input", "--disable-pip-version-check", "--progress-bar", "off")
 
@@ -143,8 +143,8 @@ def _local(lines: tuple[str, ...]) -> list[str]:
 
 
 def _path_in(line: str) -> str:
-    links, file = _LOCAL_LINKS.match(line), _LOCAL_FILE.match(line)
-    return links[1] if links else urllib.parse.unquote(file[2]) if file else ""
+    file = _LOCAL_FILE.match(line)
+    return links_folder(line) or (urllib.parse.unquote(file[2]) if file else "")
 
 
 def _placed(line: str, places: dict[str, str]) -> str:
@@ -152,7 +152,7 @@ def _placed(line: str, places: dict[str, str]) -> str:
     path = _path_in(line)
     if not path:
         return line
-    if _LOCAL_LINKS.match(line):
+    if links_folder(line):
         return f"--find-links {places[path]}"
     return _LOCAL_FILE.sub(lambda match: f"{match[1]}file://{urllib.parse.quote(places[path])}{match[3]}", line)
 

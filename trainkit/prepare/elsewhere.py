@@ -17,11 +17,10 @@ from trainkit.errors import UserErrorException
 from trainkit.prepare import locks
 from trainkit.prepare.installer import uv
 from trainkit.prepare.layer import interpreter_in
-from trainkit.requirements import parse
+from trainkit.requirements import links_folder, parse
 
 REBUILD = "rebuild.json"
 WHEELS = "@WHEELS@"  # in the requirements: the folder, there, of the files that travel
-_LOCAL = re.compile(r"^--find-links (?:file://)?/")
 
 
 def write(environment: Path, lock: str) -> None:
@@ -46,7 +45,7 @@ def travelling(lock: str) -> tuple[str, list[Path], str]:
     lines = [line for line in lock.splitlines() if not line.startswith("#")]
     options = [line for line in lines if line.startswith("--")]
     files: dict[str, Path] = {}
-    made = [line for line in lines if not _LOCAL.match(line)]
+    made = [line for line in lines if not links_folder(line)]
     for number, line in enumerate(made):
         if line.startswith("--") or not line.strip() or line[0].isspace():
             continue

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainkit.boot.rundir import make_private
-from trainkit.requirements import Requirement, normalised, parse
+from trainkit.requirements import Requirement, links_folder, normalised, parse
 
 PIP, CONDA = "requirements.lock", "conda.lock"
 _KEPT = ".locks"  # in envs/: a hidden name, which is no environment's
@@ -110,9 +110,9 @@ def files(requirement: Requirement, options: Sequence[str]) -> list[Path]:
     """The files of local folders (`--find-links`) that this exact requirement means."""
     found = []
     for option in options:
-        folder = re.match(r"^--find-links (?:file://)?(/.*)$", option)
-        if folder and requirement.pin and os.path.isdir(folder[1]):
-            found += [path for path in sorted(Path(folder[1]).iterdir()) if _is_of(path.name, requirement)]
+        folder = links_folder(option)
+        if folder and requirement.pin and os.path.isdir(folder):
+            found += [path for path in sorted(Path(folder).iterdir()) if _is_of(path.name, requirement)]
     return found
 
 
