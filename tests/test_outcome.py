@@ -130,3 +130,13 @@ def test_the_text_holds_what_a_reader_needs() -> None:
     text = describe(verdict)
     for words in ("rank 1", "ValueError: bad label", "/r/code/train.py:17", "Traceback", "/r/logs/rank-1.log"):
         assert words in text
+
+
+def test_a_rank_that_lost_another_one_does_not_stand_for_it() -> None:
+    lost = failed(1, "trainkit.loops.parting.RankLost", "Another rank has ended while this one waited", at=5.0)
+    verdict = outcome.judge(
+        2, [lost], [{**END, "commands": [{"argv": ["/opt/bin/mpirun", "-n", "2"], "status": 137}]}]
+    )[1]
+    assert verdict is not None and (verdict["rank"], verdict["victims"]) == (0, [1])
+    verdict = outcome.judge(2, [failed(0, "ValueError", "no", at=6.0), lost], [END])[1]
+    assert verdict is not None and (verdict["rank"], verdict["victims"]) == (0, [1])

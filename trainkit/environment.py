@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainkit.condafile import CondaDependencies
 from trainkit.containers import image_of
@@ -104,7 +104,7 @@ class Environment:
     ) -> Environment:
         """An environment of an image, with the packages of one of the files, read now. Raises UserErrorException."""
         environment = _with_packages(name, conda_specification, pip_requirements)
-        environment.docker.base_image = image
+        environment.docker.base_image = _given("image", image)
         if container_registry is not None:
             environment.docker.base_image_registry = container_registry
         return environment
@@ -118,14 +118,14 @@ class Environment:
     ) -> Environment:
         """An environment of the image that a Dockerfile makes: its text, or its path, read at submit."""
         environment = _with_packages(name, conda_specification, pip_requirements)
-        environment.docker.base_dockerfile = dockerfile
+        environment.docker.base_dockerfile = _given("dockerfile", dockerfile)
         return environment
 
     @staticmethod
     def from_docker_build_context(name: str, docker_build_context: DockerBuildContext) -> Environment:
         """An environment of the image that a folder with a Dockerfile makes."""
         environment = Environment(name)
-        environment.docker.build_context = docker_build_context
+        environment.docker.build_context = _given("docker_build_context", docker_build_context)
         return environment
 
     @staticmethod
@@ -217,8 +217,10 @@ class Environment:
             raise UserErrorException(f"inherit is True or False, not {self.inherit!r}.")
         variables = variables_checked(self.environment_variables)
         image = image_of(self.docker, run, default_image)
+        managed = self.python.user_managed_dependencies
+        if not isinstance(managed, bool):
+            raise UserErrorException(f"python.user_managed_dependencies is True or False, not {managed!r}.")
         dependencies = self.python.dependencies()
-        managed = bool(self.python.user_managed_dependencies)
         interpreter, version = self._interpreter(image, dependencies.python_version)
         if managed:
             return EnvironmentSpec(
@@ -271,3 +273,10 @@ def _checked_name(name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"Environment name expected str, {type(name)} found")
     return name
+
+
+def _given(name: str, value: Any) -> Any:
+    """The value; raises UserErrorException for None, with which a job would run on this machine's own Python."""
+    if value is None:
+        raise UserErrorException(f"{name} is None: name the image that jobs are to run in, or use Environment(name).")
+    return value

@@ -26,7 +26,10 @@ _LOST_PEER = re.compile(
     r"|horovod has been shut down|MPI_ERR_PROC_FAILED|proc_aborted|failed to recv|DistStoreError",
     re.IGNORECASE,
 )
-_LOST_TYPES = ("DistNetworkError", "DistBackendError", "DistStoreError", "HorovodInternalError", "BrokenPipeError")
+_RANK_LOST = "RankLost"  # what a training loop raises where another rank has ended: that one is to be told of
+_LOST_TYPES = (
+    "DistNetworkError", "DistBackendError", "DistStoreError", "HorovodInternalError", "BrokenPipeError", _RANK_LOST,
+)  # fmt: skip
 RUN_AGAIN = 75  # a rank's exit code: it was preempted, has saved its state, and asks to be run again
 HOW_TO_GO_ON = ". Submit it with resume_from=RUN to go on, and with max_restarts=N to have that done by itself."
 CURABLE = (
@@ -102,6 +105,10 @@ def judge(
     if reason.startswith("time limit"):
         return "Failed", _verdict("timeout", summary=f"The run was ended by its {reason}.")
     record = cause(records)
+    missing = sorted(set(range(world_size)) - {int(r["rank"]) for r in records})
+    if record is not None and missing and not gone and str(record.get("exception")).endswith("." + _RANK_LOST):
+        victims = sorted(int(r["rank"]) for r in records if not ok(r))
+        return "Failed", {**_without_record(missing), "victims": victims}
     by_itself = record is not None and not _only_obeyed(record) and record.get("exit_code") != RUN_AGAIN
     if record is not None and by_itself and not (gone and (lost_peer(record) or not record.get("exception"))):
         return "Failed", of_rank(record, records)
@@ -112,7 +119,6 @@ def judge(
     again = [r for r in records if r.get("exit_code") == RUN_AGAIN]
     if again:
         return "Failed", _preempted(min(again, key=_when), records)
-    missing = sorted(set(range(world_size)) - {int(r["rank"]) for r in records})
     if troubled:
         kind, problem = "lost" if troubled.get("transient") else "launch", str(troubled["problem"])
         return "Failed", _verdict(kind, node=troubled["node"], message=problem, summary=problem)
@@ -178,13 +184,18 @@ def _unexplained(
                     summary=f"{name} of node {end['node']} {words}; no rank failed by itself.",
                 )  # fmt: skip
     if missing:
-        verdict = _verdict("lost", summary=f"{ranks(missing)} ended without a record: killed from outside.")
-        verdict["rank"] = missing[0] if len(missing) == 1 else None
-        return verdict
+        return _without_record(missing)
     first = min(records, key=_when, default=None)
     reason = next((str(end["reason"]) for end in ends if end.get("reason")), "")
     words = f"The ranks were ended: {reason or 'nobody said why'}."
     return _verdict("lost", log=first.get("log") if first else None, summary=words)
+
+
+def _without_record(missing: list[int]) -> dict[str, Any]:
+    """The verdict where ranks did not live to say how they ended."""
+    verdict = _verdict("lost", summary=f"{ranks(missing)} ended without a record: killed from outside.")
+    verdict["rank"] = missing[0] if len(missing) == 1 else None
+    return verdict
 
 
 def _program(argv: Sequence[str]) -> str:

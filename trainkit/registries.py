@@ -63,6 +63,16 @@ class ContainerRegistry:
                 f"{where}.address is what stands before the image's name, such as 'registry.example.org:5000', not "
                 f"{self.address!r}."
             )
+        host = address.partition("/")[0]
+        if not re.search(r"[.:]", host) and host != "localhost":
+            raise UserErrorException(
+                f"{where}.address is {self.address!r}, which the engines take for a folder of Docker Hub: a registry's "
+                "address has a dot or a port, as 'registry.example.org' and 'store:5000' do, or is 'localhost'."
+            )
+        if isinstance(self._password, str) and re.match(r"(env|keyring):", self._password) and not self.reference:
+            raise UserErrorException(
+                f"{where}.password names no place: write 'env:NAME' of an environment variable, or 'keyring:SERVICE'."
+            )
         if bool(self.username) != bool(self._password):
             has, lacks = ("user name", "password") if self.username else ("password", "user name")
             raise UserErrorException(

@@ -90,6 +90,15 @@ def test_a_canceled_job_ends_its_container(workspace: Any, engine: Engine) -> No
     nothing_stays(engine, run)
 
 
+def test_a_command_means_the_images_python(workspace: Any, podman: Engine) -> None:
+    environment = Environment.from_docker_image("small", SMALL)
+    command = ["python", "-c", "import sys; open('outputs/python', 'w').write(sys.executable)"]
+    run = Experiment(workspace, "commands").submit(ScriptRunConfig(".", command=command, environment=environment))
+    run.wait_for_completion()
+    (told,) = workspace.root.glob(f"runs/*/{run.id}/outputs/python")
+    assert told.read_text() in ("/usr/bin/python", "/usr/bin/python3")
+
+
 def test_a_job_keeps_its_container_through_json() -> None:
     container = Container(
         "podman", "sha256:1", "fastai:latest", "/usr/bin/python3", ("--cap-drop=ALL",), mounts=("/x",)

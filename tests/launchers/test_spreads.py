@@ -41,10 +41,10 @@ def test_fork_numbers_ranks_node_by_node() -> None:
 
 def test_torchrun_is_static_and_starts_shims() -> None:
     (command,) = torchrun(JOB, NODE)
-    for word in ("--nnodes=2", "--node-rank=1", "--nproc-per-node=2", "--master-addr=10.0.0.1", "--master-port=29500"):
+    for word in ("--nnodes=2", "--node_rank=1", "--nproc_per_node=2", "--master_addr=10.0.0.1", "--master_port=29500"):
         assert word in command.argv
-    assert "--max-restarts=0" in command.argv
-    assert command.argv[-4:] == ("--no-python", "/bin/python", "-m", "trainkit.boot.rank")
+    assert "--max_restarts=0" in command.argv
+    assert command.argv[-4:] == ("--no_python", "/bin/python", "-m", "trainkit.boot.rank")
 
 
 @pytest.mark.parametrize(("nodes", "ranks"), [(1, 2), (2, 1), (2, 2)])

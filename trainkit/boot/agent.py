@@ -27,7 +27,7 @@ from trainkit.boot.failing import Failing
 from trainkit.boot.formation import formation
 from trainkit.boot.gathering import Gathering
 from trainkit.boot.identity import job_environment, node_environment
-from trainkit.boot.inside import seen_here
+from trainkit.boot.inside import mark, seen_here
 from trainkit.boot.part import Part
 from trainkit.boot.parts import parts_of
 from trainkit.boot.ranks import without_ranks
@@ -121,8 +121,7 @@ class Agent:
         """Start this node's commands."""
         from trainkit.boot.plugins import spread
 
-        environment = without_ranks(os.environ)
-        environment.update(self.job.environment)
+        environment = {**without_ranks(os.environ), **mark(os.environ), **self.job.environment}
         environment.update(job_environment(self.job, node))
         environment.update(node_environment(self.job, self.node, bool(node.machines)))
         environment.pop("PYTHONINSPECT", None)  # would make a prompt of every script's end

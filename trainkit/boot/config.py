@@ -82,10 +82,15 @@ def find_config(start: Path, file_name: Optional[str] = None) -> Optional[Path]:
 
 def require_config(start: Path, file_name: Optional[str] = None) -> Path:
     """As `find_config`; raises UserErrorException where there is none."""
+    if start.suffix == ".json" and not start.exists():
+        raise UserErrorException(
+            "There is no file %s. Give the path of a workspace's configuration, or leave it out to have config.json "
+            "looked for in the current directory and its parents." % os.path.abspath(os.path.expanduser(str(start)))
+        )
     path = find_config(start, file_name)
     if path is None:
         raise UserErrorException(
-            "The workspace configuration file %s, could not be found in %s or its parent directories. Make one with "
+            "The workspace configuration file %s could not be found in %s or its parent directories. Make one with "
             "`trainkit init` or Workspace.create, or give its path: Workspace.from_config(path=...)."
             % (file_name or FILE_NAME, os.path.abspath(os.path.expanduser(str(start))))
         )

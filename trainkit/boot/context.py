@@ -31,6 +31,9 @@ _WHOLE: Tuple[str, ...] = (
     "register_model",
 )
 _WHOLE += ("get_status", "get_details", "wait_for_completion", "cancel", "experiment", "parent", "child_run")
+_WHOLE += ("tags", "properties", "number", "name", "type", "status", "display_name", "get_environment")
+_WHOLE += ("get_portal_url", "get_all_logs", "get_details_with_logs", "get_children", "create_children", "submit_child")
+_WHOLE += ("get_snapshot_id", "take_snapshot", "restore_snapshot", "download_files", "list")
 
 
 class RunContext(MetricLog):
@@ -86,7 +89,7 @@ class RunContext(MetricLog):
             raise AttributeError(
                 "Run.%s needs the whole of trainkit: install trainkit in this job's environment." % name
             )
-        raise AttributeError("%s has no attribute %r" % (type(self).__name__, name))
+        raise AttributeError("Run has no attribute %r" % name)
 
     def __reduce__(self) -> Any:
         """A data loader's worker process may be handed the run: it writes as the same rank."""

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from typing import List, Mapping
+from typing import Dict, List, Mapping
 
 from trainkit.boot import processes
 from trainkit.job import Job
@@ -29,6 +29,11 @@ def seen_here(job: Job, env: Mapping[str, str]) -> Job:
     if job.container is None or IN_CONTAINER not in env:
         return job
     return dataclasses.replace(job, interpreter=job.container.interpreter, container=None)
+
+
+def mark(env: Mapping[str, str]) -> Dict[str, str]:
+    """What ranks are told so that they know, too, that they are in a container."""
+    return {IN_CONTAINER: env[IN_CONTAINER]} if IN_CONTAINER in env else {}
 
 
 def patience(seconds: float, env: Mapping[str, str]) -> float:
