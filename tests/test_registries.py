@@ -118,3 +118,15 @@ def test_the_password_of_a_job_is_in_no_file_and_no_command(
     assert run.directory / "job.json" in files
     secrets = PASSWORD.encode(), base64.b64encode(f"username:{PASSWORD}".encode())
     assert [str(path) for path in files if any(secret in path.read_bytes() for secret in secrets)] == []
+
+
+@pytest.mark.parametrize("address", ["library", "foo", "http://foo/bar"])
+def test_an_address_that_engines_take_for_a_folder_of_docker_hub_is_refused(address: str) -> None:
+    with pytest.raises(UserErrorException, match="has a dot or a port"):
+        ContainerRegistry(address, "me", "secret").spec()
+
+
+@pytest.mark.parametrize("password", ["env:", "env:NO SUCH", "keyring:"])
+def test_a_reference_that_names_nothing_is_no_password(password: str) -> None:
+    with pytest.raises(UserErrorException, match="names no place"):
+        ContainerRegistry("registry.example.org", "me", password).spec()

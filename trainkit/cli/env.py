@@ -86,7 +86,7 @@ def _short(entry: Entry, size: int | None) -> dict[str, Any]:
 @click.argument("environment")
 @output.json_option
 def show(environment: str, as_json: bool) -> None:
-    """Tell all about an ENVIRONMENT: what went into it, and the runs that use it."""
+    """Tell all about an ENVIRONMENT: what went into it, and the runs not yet ended that use it."""
     entry = _one(environment)
     value = {**entry.to_json(), "path": str(entry.path), "bytes": entry.bytes()}
     inputs = {key.replace("_", " "): _line(item) for key, item in value.get("inputs", {}).items()}
