@@ -363,6 +363,11 @@ def test_a_build_that_ends_early_leaves_nothing(podman_preparing: Preparing, how
     _waited(lambda: not any(_words(pid) == ["sleep", seconds] for pid in [*sleeping, *_pids()]))
     _waited(lambda: set(podman_preparing.engine.run(*external).stdout.split()) <= before)
     assert not list(tmp_path.glob("envs/*/ready.json"))
+    if how == "killed":
+        assert named(podman_preparing)
+        inventory.remove_unfinished(tmp_path, time.time())
+    assert named(podman_preparing) == [] and not list(tmp_path.glob("envs/[!.]*"))
+    assert podman_preparing.engine.has(podman_preparing.engine.small)
 
 
 def _pids() -> list[int]:

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from trainkit.errors import EnvironmentBuildError, TrainkitError
 from trainkit.prepare.installer import POLL_SECONDS, Installer
 
 READY = "ready.json"
+MAKING = "making.json"  # of an image: what its builder has put into the engine, should it be killed
 _LINES = 60  # of an installer's output, in an error
 
 Record = dict[str, Any]
@@ -36,8 +37,12 @@ def reused(entry: Path, usable: Callable[[Record], bool]) -> Record | None:
     ready = record_of(entry)
     if ready is None or not usable(ready):
         return None
-    with suppress(OSError):
+    try:
         os.utime(entry / READY)
+    except FileNotFoundError:  # somebody has just begun to remove it
+        return None
+    except OSError:
+        pass
     return ready
 
 

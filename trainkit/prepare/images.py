@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainkit.boot.rundir import make_private, replace
 from trainkit.environment import EnvironmentSpec
 from trainkit.errors import EnvironmentBuildError, UserErrorException
 from trainkit.imagespec import ImageSpec
@@ -27,7 +28,7 @@ from trainkit.prepare.contexts import context_digest, staged
 from trainkit.prepare.derived import Derived
 from trainkit.prepare.dockerfiles import images_in, with_images
 from trainkit.prepare.engines import ImageEngine, image_engine
-from trainkit.prepare.entries import Record, ready_or_built, why
+from trainkit.prepare.entries import MAKING, Record, ready_or_built, why
 from trainkit.prepare.imagepython import python_in
 from trainkit.prepare.installer import Installer
 from trainkit.prepare.resolving import Image, Source, facts, resolve
@@ -202,6 +203,7 @@ class _Preparation:
         def build() -> Record:
             if kind != "image":
                 self.installer.say(f"building image {digest} for {self.spec.name}: {self._why(inputs, kind)}")
+                replace(make_private(self.envs / digest) / MAKING, begun)
             try:
                 made = make(tag)
                 python = python_in(self.engine, made, self._called, self.spec.interpreter)
@@ -225,6 +227,8 @@ class _Preparation:
             return restored(self.envs / digest, ready, self.source)
 
         record, made = ready_or_built(self.envs / digest, self.installer, usable, build, again)
+        if made:
+            (self.envs / digest / MAKING).unlink(missing_ok=True)
         return _Entry(digest, record, made, origin)
 
     def _why(self, inputs: Mapping[str, object], kind: str) -> str:

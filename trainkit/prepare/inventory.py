@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,15 @@ from trainkit.boot.newrun import run_dirs
 from trainkit.boot.rundir import RunDir, read_json
 from trainkit.errors import TrainkitError
 from trainkit.prepare import tags
+from trainkit.prepare.contexts import remove_tree
 from trainkit.prepare.engines import image_engine
-from trainkit.prepare.entries import READY, Record, lock_of, record_of
+from trainkit.prepare.entries import MAKING, READY, Record, lock_of, record_of
 from trainkit.prepare.resolving import facts
 
 __all__ = ["Entry", "entries", "remove", "remove_unfinished", "users"]
 
 IMAGES = ("image", "dockerfile", "packages")  # kinds of entries that are images
+_REMOVED = ".removed"
 
 
 @dataclass(frozen=True)
@@ -99,53 +100,85 @@ def users(root: Path) -> tuple[dict[str, list[str]], float]:
 
 def remove(root: Path, entry: Entry) -> str:
     """Remove an environment; "" or why it stays."""
-    lock = os.open(lock_of(entry.path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with _locked(entry.path) as free:
+        if not free:
+            return "another process is building it"
+        problem = _needed(root, entry.digest, entry.path)
+        if problem:
+            return problem
+        gone = _aside(entry.path)
+        remove_tree(gone)  # of a process that was killed
+        os.rename(entry.path, gone)
+        return _removed(root, entry.path)  # a run may have taken it meanwhile
+
+
+def remove_unfinished(root: Path, before: float) -> None:
+    """Remove what builders that were killed before then have left: folders without a record, that nobody is filling.
+
+    And what those have left that were killed while they removed something.
+    """
+    for path in (root / "envs").glob("[!.]*"):
+        with suppress(OSError):
+            if (path / READY).exists() or path.stat().st_mtime > before:
+                continue
+            with _locked(path) as free:
+                if free and not (path / READY).exists() and not _untag(read_json(path / MAKING) or {}):
+                    remove_tree(path)
+    for gone in (root / "envs").glob(f".*{_REMOVED}"):
+        path = gone.with_name(gone.name[1 : -len(_REMOVED)])
+        with suppress(OSError), _locked(path) as free:
+            if free:
+                _removed(root, path)
+
+
+def _aside(path: Path) -> Path:
+    """What an entry is called while it is being removed: nobody finds it there."""
+    return path.with_name(f".{path.name}{_REMOVED}")
+
+
+def _removed(root: Path, path: Path) -> str:
+    """Remove what was put aside of the entry `path`, whose lock is held; "", or why it is in its place again."""
+    gone = _aside(path)
+    if not path.exists() and (gone / READY).exists():  # else what is in its place has the same names
+        problem = _needed(root, path.name, gone) or _untag(record_of(gone) or {})
+        if problem:
+            os.rename(gone, path)
+            return problem
+    remove_tree(gone)
+    return ""
+
+
+def _needed(root: Path, digest: str, place: Path) -> str:
+    """Why the environment that now lies in `place` must stay; "" where it need not."""
+    using, since = users(root)
+    if digest in using:
+        return f"the run {using[digest][0]} uses it"
+    try:
+        used = (place / READY).stat().st_mtime
+    except FileNotFoundError:
+        return "it is gone already"
+    return "a run that is being prepared may use it" if used >= since else ""
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold an entry's lock, unless another does."""
+    lock = os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return "another process is building it"
-        using, since = users(root)
-        if entry.digest in using:
-            return f"the run {using[entry.digest][0]} uses it"
-        try:
-            used = (entry.path / READY).stat().st_mtime
-        except FileNotFoundError:
-            return "it is gone already"
-        if used >= since:
-            return "a run that is being prepared may use it"
-        problem = _untag(entry)
-        if problem:
-            return problem
-        gone = entry.path.with_name(f".{entry.digest}.removed")
-        shutil.rmtree(gone, ignore_errors=True)
-        os.rename(entry.path, gone)
-        shutil.rmtree(gone, ignore_errors=True)
-        return ""
+            yield False
+        else:
+            yield True
     finally:
         os.close(lock)
 
 
-def remove_unfinished(root: Path, before: float) -> None:
-    """Remove what builders that were killed before then have left: folders without a record, that nobody is filling."""
-    for path in (root / "envs").glob("[!.]*"):
-        try:
-            if (path / READY).exists() or path.stat().st_mtime > before:
-                continue
-            lock = os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
-            continue
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not (path / READY).exists():
-                shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
-
-
-def _untag(entry: Entry) -> str:
+def _untag(record: Record) -> str:
     """Take trainkit's own names from an image and those below it; "" or why that cannot be done."""
     try:
-        return tags.take(image_engine(entry.engine), entry.record) if entry.record.get("tags") else ""
+        return tags.take(image_engine(str(record["engine"])), record) if record.get("tags") else ""
     except TrainkitError as error:
         return error.message
 
