@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -120,6 +121,24 @@ def test_a_builder_gets_what_is_seen_and_nothing_of_the_workspace(context: Path)
         assert (place / "a").stat().st_mode == (context / "a").stat().st_mode
         assert (place / "closed").stat().st_mode & 0o777 == 0o500
     assert not place.exists() and (context / "one").read_text() == "1"
+
+
+def test_a_file_is_not_read_again_because_it_was_staged(context: Path, tmp_path: Path) -> None:
+    envs = tmp_path / "envs"
+    true = context_digest(context, envs)
+    status = (context / "one").stat()
+    stamp = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    (index,) = (envs / ".contexts").glob("*.json")
+    index.write_text(json.dumps({"files": {"one": [*stamp, "what nobody finds by reading"]}}))
+    known = context_digest(context, envs)
+    assert known == context_digest(context, envs) != true
+    with staged(context, envs, envs / "here"):
+        pass
+    assert (context / "one").stat().st_ctime_ns > stamp[-1]
+    assert context_digest(context, envs) == context_digest(context, envs) == known
+    with staged(context, envs, envs / "here"):
+        (context / "one").write_text("2")
+    assert context_digest(context, envs) not in (known, true)
 
 
 def test_what_cannot_be_read_is_named(context: Path, tmp_path: Path) -> None:

@@ -67,6 +67,30 @@ def test_packages_that_are_files_here_go_along(tmp_path: Path) -> None:
         derived(tmp_path / "envs", pip_packages=lines)
 
 
+def test_what_links_lead_to_goes_along_and_counts(tmp_path: Path) -> None:
+    shelf, build = tmp_path / "my shelf", tmp_path / "build"
+    (build / "more").mkdir(parents=True)
+    (build / "a.whl").write_text("a")
+    (build / "more" / "b.whl").write_text("b")
+    shelf.mkdir()
+    for name, target in (("a.whl", "../build/a.whl"), ("more", "../build/more"), ("gone", "nowhere"), ("self", ".")):
+        (shelf / name).symlink_to(target)
+    envs = tmp_path / ".runs" / "envs"
+    envs.mkdir(parents=True)
+    (shelf / "runs").symlink_to(envs.parent)
+    lines = (f"--find-links file://{tmp_path}/my%20shelf", "a")
+    found = derived(envs, pip_packages=lines)
+    assert found is not None
+    with found.context() as folder:
+        assert (folder / "requirements.txt").read_text() == "--find-links /opt/trainkit/packages-0\na\n"
+        seen = {p.relative_to(folder / "packages-0").as_posix() for p in (folder / "packages-0").rglob("*")}
+        assert seen == {"a.whl", "more", "more/b.whl"} and (folder / "packages-0/a.whl").read_text() == "a"
+        assert not (folder / "packages-0" / "a.whl").is_symlink()
+    (build / "more" / "b.whl").write_text("another")
+    other = derived(envs, pip_packages=lines)
+    assert other is not None and other.inputs != found.inputs
+
+
 def test_nothing_is_built_for_nothing_and_what_cannot_be_installed_is_refused(tmp_path: Path) -> None:
     assert derived(tmp_path) is None
     assert derived(tmp_path, pip_packages=("lite",), user_managed=True) is None

@@ -141,7 +141,7 @@ def test_files_of_local_folders_are_told_by_name_and_version(shelf: Any) -> None
 
 def test_local_files_travel_and_folders_are_refused(shelf: Any) -> None:
     wheel = shelf.build("tk_extra", "1.0")
-    lock = f"# of tests\n--no-index\n--find-links {shelf.folder}\ntk-extra==1.0 --hash=sha256:ab\n"
+    lock = f"# of tests\n--no-index\n--find-links file://{shelf.folder}\ntk-extra==1.0 --hash=sha256:ab\n"
     text, found, refusal = travelling(lock)
     assert (text, found, refusal) == (
         f"--find-links {WHEELS}\n--no-index\ntk-extra==1.0 --hash=sha256:ab\n", [wheel], ""

@@ -205,6 +205,8 @@ def _walk(root: str, rules: list[_Rule], never: tuple[int, int], follows: bool) 
             for entry in entries:
                 path = base + entry.name
                 left_out = _left_out(path, rules)
+                if left_out and not entry.is_dir(follow_symlinks=follows):
+                    continue
                 if follows and not os.path.exists(entry.path):
                     continue
                 status = entry.stat(follow_symlinks=follows)

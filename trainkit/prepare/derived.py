@@ -20,7 +20,7 @@ from pathlib import Path
 from trainkit.environment import EnvironmentSpec
 from trainkit.errors import EnvironmentBuildError
 from trainkit.prepare.building import failing_step
-from trainkit.prepare.contexts import context_digest
+from trainkit.prepare.contexts import context_digest, copied
 from trainkit.prepare.entries import Record
 from trainkit.requirements import links_folder
 
@@ -41,6 +41,7 @@ class Derived:
     conda: str
     prefix: str
     local: tuple[tuple[str, str], ...]  # folders and files of this machine that packages come from, with digests
+    envs: Path  # the workspace's, which is never among them
 
     @staticmethod
     def of(spec: EnvironmentSpec, base: Record, image: str, envs: Path) -> Derived | None:
@@ -71,6 +72,7 @@ class Derived:
             python["conda"],
             python["prefix"],
             tuple((path, _digest(path, envs)) for path in _local(spec.pip_packages)),
+            envs,
         )
 
     @property
@@ -120,7 +122,7 @@ class Derived:
             for number, (path, _) in enumerate(self.local):
                 name = f"packages-{number}"
                 if Path(path).is_dir():
-                    shutil.copytree(path, folder / name)
+                    copied(Path(path), self.envs, folder / name)
                     places[path] = f"{FOLDER}/{name}"
                 else:
                     (folder / name).mkdir()
@@ -128,8 +130,8 @@ class Derived:
                     places[path] = f"{FOLDER}/{name}/{Path(path).name}"
             lines = [_placed(line, places) for line in self.pip_packages]
             (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            for copied in folder.rglob("*"):  # whoever runs containers of it reads it
-                copied.chmod(0o755 if copied.is_dir() else 0o644)
+            for made in folder.rglob("*"):  # whoever runs containers of it reads it
+                made.chmod(0o755 if made.is_dir() else 0o644)
             yield folder
 
 
@@ -160,7 +162,7 @@ def _placed(line: str, places: dict[str, str]) -> str:
 def _digest(path: str, envs: Path) -> str:
     """Of a folder's or file's content. Raises EnvironmentBuildError where there is none."""
     if Path(path).is_dir():
-        return context_digest(Path(path), envs, ())
+        return context_digest(Path(path), envs, (), follows=True)
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
