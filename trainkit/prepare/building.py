@@ -25,7 +25,6 @@ _STEP = re.compile(r"^(?:\[\d+/\d+\] )?(?:Step|STEP) (\d+)/(\d+) ?: (.*)$")
 _KIT_STEP = re.compile(r"^#(\d+) \[(?:\S+ )?(\d+)/(\d+)\] (.*)$")
 _KIT_ERROR = re.compile(r"^#(\d+) ERROR:? (.*)$")
 _KIT_SAID = re.compile(r"^#(\d+) \d+\.\d+ (.*)$")  # only what a step prints has its time
-_NOISE = re.compile(r"(?:DONE|CACHED|CANCELED|ERROR|sha256:|transferring )")
 _NOISE = re.compile(
     r"Removing intermediate container|The command '|subprocess exited with status| ---> |-->|"
     r"Error: (?:error )?building at STEP|Error: error while running runtime|exit status \d+$|level=|time=|WARNING|$"

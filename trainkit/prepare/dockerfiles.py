@@ -69,17 +69,6 @@ def with_images(text: str, images: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def copies_files(text: str) -> bool:
-    """Whether a Dockerfile takes files from its build context."""
-    return any(
-        statement.word in ("COPY", "ADD")
-        and "--from=" not in statement.text
-        and "<<" not in statement.text
-        and not re.search(r"\s(?:https?|git)[:@]", statement.text)
-        for statement in _statements(text)
-    )
-
-
 def _places(text: str) -> list[_Place]:
     places: list[_Place] = []
     arguments: dict[str, str | None] = {}
