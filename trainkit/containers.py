@@ -158,10 +158,14 @@ def _image_name(value: object, what: str) -> str:
             f"{what} is the name of an image, such as 'python:3.11' or 'registry.example.org:5000/team/image:tag', "
             f"not {value!r}."
         )
-    if not _FILE_OR_ADDRESS.match(value):  # as apptainer alone takes them
-        from trainkit.prepare.imagenames import parse
+    if _FILE_OR_ADDRESS.match(value):
+        raise UserErrorException(
+            f"{what} is {value!r}, a file or an address, but docker and podman take images by their names alone, such "
+            "as 'python:3.11'."
+        )
+    from trainkit.prepare.imagenames import parse
 
-        parse(value)
+    parse(value)
     return value
 
 

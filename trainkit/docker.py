@@ -30,7 +30,7 @@ class DockerConfiguration:
     """How a run uses containers. What is set here counts more than the environment's own `docker` section.
 
     `use_docker` is None (a container where an image is named), True or False; `engine` is the name of an installed
-    one ("docker", "podman", "apptainer"), None leaves the choice to what is there.
+    one ("docker", "podman"), None leaves the choice to what is there.
     """
 
     use_docker: bool | None = None

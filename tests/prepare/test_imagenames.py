@@ -40,7 +40,9 @@ def test_a_named_registry_is_where_a_short_name_is() -> None:
     assert parse("python").in_local_store().full == "localhost/python:latest"
 
 
-@pytest.mark.parametrize("name", ["", "a/B", "a b", "a:", "a//b", "a:1:2", "a@sha256:12", "-a", "a/b:$(x)", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", "a/B", "A/b", "a b", "a:", "a//b", "a:1:2", "a@sha256:12", "-a", "a/b:$(x)", "a\n"]
+)
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(UserErrorException, match="is no name of an image"):
         parse(name)

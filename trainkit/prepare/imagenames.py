@@ -59,7 +59,7 @@ def parse(name: str, registry: str = "") -> ImageName:
         return ImageName("", name)
     rest, _, digest = name.partition("@")
     first, slash, others = rest.partition("/")
-    explicit = bool(slash) and ("." in first or ":" in first or first == LOCAL_DOMAIN or first != first.lower())
+    explicit = bool(slash) and ("." in first or ":" in first or first == LOCAL_DOMAIN)
     if not explicit and registry:
         first, _, folder = registry.partition("/")
         explicit, others = True, f"{folder}/{rest}" if folder else rest
