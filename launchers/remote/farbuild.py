@@ -1,7 +1,7 @@
 """What is done on a host for environments that it lacks: sent there together with `far` and `farfiles`.
 
 ENVIRONMENT/               at the same path as where it was built first; counts once rebuilt.json is in it
-DIRECTORY/programs/uv-...  uv, on hosts that have none
+DIRECTORY/programs/uv-...  uv, on hosts that have none; removed where no build has used it for long
 """
 # ruff: noqa: UP006, UP031, UP035
 
@@ -54,6 +54,9 @@ def build(request: Request, rest: BinaryIO) -> Request:
         sent, kept = os.path.join(work, request["uv"]), os.path.join(programs, request["uv"])
         if os.path.exists(sent):
             os.replace(sent, kept)
+        if os.path.exists(kept):
+            os.utime(kept)  # it is used now
+        farfiles.forget_old(programs)  # builds that were killed, and another version's uv
         _build(request, _own_uv() or kept, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)

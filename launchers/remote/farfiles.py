@@ -55,7 +55,7 @@ def _archive(base: str, image: str) -> str:
         return ""
     folder = os.path.join(base, "images")
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    _forget_old(folder)
+    forget_old(folder)
     return os.path.join(folder, hashlib.sha256(image.encode()).hexdigest()[:32] + ".tar")
 
 
@@ -82,11 +82,11 @@ def put_code(request: Request, rest: BinaryIO) -> Request:
     unpack(rest, partial)
     _settle(partial, cached)
     _place_code(cached, request["run_dir"])
-    _forget_old(folder)
+    forget_old(folder)
     return {}
 
 
-def _forget_old(folder: str) -> None:
+def forget_old(folder: str) -> None:
     """Remove what no job has used for long."""
     for name in os.listdir(folder):
         other = os.path.join(folder, name)

@@ -47,7 +47,14 @@ def test_it_is_built_once_and_what_is_old_is_removed(tmp_path: Path) -> None:
     rebuilt = tmp_path / "envs/old/rebuilt.json"
     rebuilt.write_text("{}")
     os.utime(rebuilt, (rebuilt.stat().st_mtime - OLD_SECONDS,) * 2)
+    programs = tmp_path / "sent" / "programs"
+    for name in (".build.host.1", ".build.host.2"):
+        (programs / name).mkdir(parents=True)
+    (programs / "uv-1").write_text("")
+    for name in (".build.host.1", "uv-1"):
+        os.utime(programs / name, (rebuilt.stat().st_mtime,) * 2)
     build(tmp_path, wanted)
+    assert {path.name for path in programs.iterdir()} & {".build.host.1", ".build.host.2", "uv-1"} == {".build.host.2"}
     code = "import tk_extra; print(tk_extra.version)"
     done = subprocess.run([wanted.interpreter, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1.5\n"
@@ -57,7 +64,7 @@ def test_it_is_built_once_and_what_is_old_is_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "envs").iterdir() if path.name[0] != ".") == [
         "0123456789abcdef", "other",
     ]  # fmt: skip
-    assert not list((tmp_path / "sent").glob("programs/*build*"))
+    assert list(programs.glob("*build*")) == [programs / ".build.host.2"]
 
 
 @pytest.mark.parametrize(
