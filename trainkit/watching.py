@@ -29,7 +29,8 @@ def watch(run: RunDir, attempt: AttemptDir, launcher: Launcher, say: Callable[[s
             return status.words or "the cluster no longer knows the job", ""
         if status.phase == "queued":
             say("Queued", status.words)
-            life.begin_again()
+            if not queued:
+                life.begin_again()
         elif queued:
             say("Running", status.words)
         queued = status.phase == "queued"
@@ -39,6 +40,9 @@ def watch(run: RunDir, attempt: AttemptDir, launcher: Launcher, say: Callable[[s
                 _cancel(launcher, handle)
                 return silent, ""
             life.begin_again()
+        if not queued and getattr(launcher, "shared_disk", True) and life.over():
+            _cancel(launcher, handle)
+            return "", status.words
         if run.cancel.exists() and time.monotonic() - asked > CANCEL_AGAIN_SECONDS:
             asked = time.monotonic()
             _cancel(launcher, handle)
@@ -58,18 +62,36 @@ class Life:
     """The signs of life that the head's agent leaves in its attempt's folder, as this process sees them."""
 
     def __init__(self, run: RunDir, attempt: AttemptDir, say: Callable[[str, str], None]) -> None:
-        self._run, self._attempt, self._say, self._over = run, attempt, say, 0
+        self._run, self._attempt, self._say, self._void = run, attempt, say, ""
         self._last, self._seen, self._looked = "", time.monotonic(), 0.0
+        self._nodes, self._ended = 0, 0.0  # how many agents there are; since when all of them have said how they ended
 
     def begin_again(self) -> None:
-        """The job waits to be started: signs of its attempts so far count no more."""
-        self._over = self._over or max(attempt.number for attempt in self._run.attempts())
+        """The job waits to be started: the last sign of life so far counts no more."""
+        self._void = self._sign()
+
+    def over(self) -> bool:
+        """Whether all agents have said how they ended, and the cluster, which is slow to, has had its time for that."""
+        if not self._attempt.agent_end(0).exists():
+            return False
+        self._nodes = self._nodes or int((read_json(self._attempt.job) or {}).get("nodes", 1))
+        if not all(self._attempt.agent_end(node).exists() for node in range(self._nodes)):
+            return False
+        self._ended = self._ended or time.monotonic()
+        return time.monotonic() - self._ended > SILENCE_SECONDS
+
+    def _sign(self) -> str:
+        """What the head's agent has written last; empty where it has given no sign yet."""
+        try:
+            return self._attempt.beat.read_text()
+        except OSError:
+            return ""
 
     def follow(self) -> None:
         """Go on with the newest attempt, where the cluster or the agents have started the job again by themselves."""
         for attempt in launched(self._run):
             if attempt.number > self._attempt.number:
-                self._attempt, self._over = attempt, 0
+                self._attempt, self._nodes, self._ended = attempt, 0, 0.0
                 self._last, self._seen = "", time.monotonic()
                 if words := begun(self._run, attempt):
                     self._say("Running", words)
@@ -81,12 +103,9 @@ class Life:
             return ""
         gap, self._looked = now - self._looked, now
         self.follow()
-        if self._attempt.number <= self._over and self._attempt.beat.exists():
+        sign = self._sign()
+        if sign and sign == self._void:
             return ""
-        try:
-            sign = self._attempt.beat.read_text()
-        except OSError:
-            sign = ""
         if not sign or sign != self._last or gap > SILENCE_SECONDS / 2:  # this process itself may have slept
             self._last, self._seen = sign, now
         if now - self._seen < SILENCE_SECONDS or self._attempt.agent_end(0).exists():
