@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trainkit import Environment
-from trainkit.containers import dockerfile_text, for_cluster, image_of
+from trainkit.containers import arguments_of, dockerfile_text, for_cluster, image_of
 from trainkit.docker import DockerBuildContext, DockerConfiguration, DockerSection
 from trainkit.environmentspec import EnvironmentSpec
 from trainkit.errors import UnsupportedJob, UserErrorException
@@ -233,3 +233,10 @@ def test_a_cluster_that_runs_images_itself_builds_none(spec: EnvironmentSpec, wo
 def test_a_cluster_that_runs_images_itself_takes_their_names() -> None:
     for spec in (EnvironmentSpec("e", "/bin/python"), EnvironmentSpec("e", "python", image=ImageSpec(base="x"))):
         assert for_cluster(spec, "lab") == spec
+
+
+@pytest.mark.parametrize("word", ["-d", "--name=mine", "--entrypoint", "--rm=false", "--user"])
+def test_words_that_a_jobs_container_has_already_are_refused(word: str) -> None:
+    with pytest.raises(UserErrorException, match="trainkit's own to say"):
+        arguments_of([word])
+    assert arguments_of(["--cap-add=SYS_PTRACE"]) == ("--cap-add=SYS_PTRACE",)

@@ -32,6 +32,7 @@ __all__ = [
 _NAME = re.compile(r"[A-Za-z0-9/._][A-Za-z0-9._:/@+\-]*")
 _FILE_OR_ADDRESS = re.compile(r"[./]|[a-z\-]+://")
 _FROM = re.compile(r"^[ \t]*FROM[ \t]+\S", re.IGNORECASE | re.MULTILINE)
+_OURS = ("--name", "--entrypoint", "-d", "--detach", "--rm", "-w", "--workdir", "-u", "--user")  # of `run`
 _SHM_SIZE = re.compile(r"([1-9][0-9]*)([bkmg]?)(?:i?b)?", re.IGNORECASE)
 
 
@@ -212,6 +213,11 @@ def arguments_of(values: object) -> tuple[str, ...]:
     for value in values:
         if not isinstance(value, str) or not value or "\0" in value:
             raise UserErrorException(f"docker.arguments holds texts, such as '--cap-add=SYS_PTRACE', not {value!r}.")
+        if value.partition("=")[0] in _OURS:
+            raise UserErrorException(
+                f"docker.arguments has {value!r}, which is trainkit's own to say: a job's container has a name, a user, a "
+                "directory and a program, and ends with the job. Take it out."
+            )
     return tuple(values)
 
 
