@@ -215,8 +215,8 @@ def arguments_of(values: object) -> tuple[str, ...]:
             raise UserErrorException(f"docker.arguments holds texts, such as '--cap-add=SYS_PTRACE', not {value!r}.")
         if value.partition("=")[0] in _OURS:
             raise UserErrorException(
-                f"docker.arguments has {value!r}, which is trainkit's own to say: a job's container has a name, a user, "
-                "a directory and a program, and ends with the job. Take it out."
+                f"docker.arguments has {value!r}, which is trainkit's own to say: a job's container has a name, user, "
+                "directory and program, and ends with the job. Take it out."
             )
     return tuple(values)
 
