@@ -142,14 +142,14 @@ class Environment:
         """A registered environment: the version of this number or label, else the latest. Raises UserErrorException."""
         from trainkit.environments.store import EnvironmentStore
 
-        return EnvironmentStore(workspace.root).get(name, version, label)
+        return EnvironmentStore.of(workspace).get(name, version, label)
 
     @staticmethod
     def list(workspace: Workspace) -> dict[str, Environment]:
         """The latest version of every registered environment, by name."""
         from trainkit.environments.store import EnvironmentStore
 
-        store = EnvironmentStore(workspace.root)
+        store = EnvironmentStore.of(workspace)
         return {name: store.get(name) for name in store.names()}
 
     @staticmethod
@@ -157,7 +157,7 @@ class Environment:
         """Put labels on a registered version, by which `get` finds it; each is on one version at a time."""
         from trainkit.environments.store import EnvironmentStore
 
-        EnvironmentStore(workspace.root).label(name, version, labels)
+        EnvironmentStore.of(workspace).label(name, version, labels)
 
     @staticmethod
     def load_from_directory(path: Text) -> Environment:
@@ -180,8 +180,9 @@ class Environment:
         """
         from trainkit.environments.store import EnvironmentStore
 
+        store = EnvironmentStore.of(workspace)
         workspace.prepare_root()
-        return EnvironmentStore(workspace.root).register(self)
+        return store.register(self)
 
     def build(self, workspace: Workspace, image_build_compute: object = None) -> ImageBuildDetails:
         """Begin to build what a job on this machine would use, in this process; `wait_for_completion` of it waits.

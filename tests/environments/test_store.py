@@ -186,3 +186,13 @@ def test_the_old_sdks_own_files_are_understood() -> None:
 def test_what_describes_no_environment(values: Any) -> None:
     with pytest.raises(UserErrorException, match="FILE describes no environment"):
         environment_of(values, "FILE")
+
+
+def test_what_is_no_workspace_is_refused() -> None:
+    for call in (
+        lambda: Environment.get("tests", "pets"),
+        lambda: Environment.list("tests"),
+        lambda: Environment("pets").register(None),
+    ):
+        with pytest.raises(UserErrorException, match="workspace is a Workspace"):
+            call()
