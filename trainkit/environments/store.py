@@ -11,16 +11,13 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainkit.boot.processes import hold_lock
 from trainkit.boot.rundir import make_private, publish, read_json, replace
 from trainkit.environment import Environment
 from trainkit.environments.definition import Definition, definition_of, environment_of
 from trainkit.errors import UserErrorException, WorkspaceException
-
-if TYPE_CHECKING:
-    from trainkit.workspace import Workspace
 
 LATEST = "latest"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}")
@@ -35,13 +32,12 @@ class EnvironmentStore:
         self.path = Path(root) / "environments"
 
     @classmethod
-    def of(cls, workspace: Workspace) -> EnvironmentStore:
+    def of(cls, workspace: object) -> EnvironmentStore:
         """Those of a workspace. Raises UserErrorException for anything else, such as its name."""
-        from trainkit.workspace import Workspace
-
-        if not isinstance(workspace, Workspace):
+        root = getattr(workspace, "root", None)
+        if not isinstance(root, Path):
             raise UserErrorException(f"workspace is a Workspace, as Workspace.from_config() gives, not {workspace!r}.")
-        return cls(workspace.root)
+        return cls(root)
 
     def names(self) -> list[str]:
         """The names that have a version."""
