@@ -12,6 +12,7 @@ from tests.engines import containers, node_podman
 from tests.engines.commands import Client
 from tests.engines.node_podman import WELL, ended_well
 from tests.engines.testbed import Testbed, missing
+from trainkit.testing import wait_until
 
 pytestmark = pytest.mark.engine
 LONG = WELL + "time.sleep(300)\n"
@@ -65,6 +66,7 @@ def test_slurm_runs_the_image_a_shell_enters_it_and_a_node_that_loses_its_contai
     client = Client(bed, "slurm", "slurm")
     run = client.submit(LONG, "--image", containers.SMALL, "--engine", "podman")
     client.wait_for(run, "outputs/*.txt", 2)
+    wait_until(lambda: json.loads(client.call("show", run.name, "--json"))["status"] == "Running", 30, "Slurm's word")
     inside = client.call(
         "shell", run.name, "--rank", "1", "--", "python3", "-c", "import sys, os; print(sys.version, os.getcwd())"
     )
