@@ -365,9 +365,14 @@ def test_a_build_that_ends_early_leaves_nothing(podman_preparing: Preparing, how
     assert not list(tmp_path.glob("envs/*/ready.json"))
     if how == "killed":
         assert named(podman_preparing)
-        inventory.remove_unfinished(tmp_path, time.time())
+        _waited(lambda: _forgotten(podman_preparing, tmp_path))  # what clears up after the builder has its lock a while
     assert named(podman_preparing) == [] and not list(tmp_path.glob("envs/[!.]*"))
     assert podman_preparing.engine.has(podman_preparing.engine.small)
+
+
+def _forgotten(preparing: Preparing, root: Path) -> bool:
+    inventory.remove_unfinished(root, time.time())
+    return not named(preparing)
 
 
 def _pids() -> list[int]:
