@@ -45,6 +45,36 @@ def bind(folder: str) -> str:
     return ",".join(fields)
 
 
-def enter_words(program: str, name: str, argv: Sequence[str], terminal: bool) -> list[str]:
-    """Run something more in a container, as the user that it was started for."""
-    return [program, "exec", "--interactive", *(["--tty"] if terminal else []), name, *argv]
+class Alike:
+    """What docker and podman say in the same words; each adds its own."""
+
+    program: str
+
+    def enter(self, name: str, argv: Sequence[str], terminal: bool) -> list[str]:
+        """Run something more in a container that runs, as the user that it was started for."""
+        return [self.program, "exec", "--interactive", *(["--tty"] if terminal else []), name, *argv]
+
+    def inspect(self, image: str) -> list[str]:
+        """Print facts of a local image as JSON: a list with one object. Fails where it is not there."""
+        return [self.program, "image", "inspect", image]
+
+    def load(self, archive: str) -> list[str]:
+        """Take images out of a file that `save` has written; they keep their ids."""
+        return [self.program, "load", "--quiet", "--input", archive]
+
+    def pull(self, image: str, access: Sequence[str] = ()) -> list[str]:
+        """Ask the image's registry for it, and fetch what is not here; `access` are words that say as whom."""
+        return [self.program, "pull", *access, image]
+
+    def tag(self, image: str, name: str) -> list[str]:
+        """Give an image one more name."""
+        return [self.program, "tag", image, name]
+
+    def probe(self, image: str, program: str, arguments: Sequence[str]) -> list[str]:
+        """Run one program of an image to see what it prints: without network, and nothing of it stays."""
+        words = [self.program, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
+        return [*words, "--entrypoint", program, image, *arguments]
+
+    def untag(self, name: str) -> list[str]:
+        """Take a name from an image, and the image where that was its last."""
+        return [self.program, "image", "rm", name]
