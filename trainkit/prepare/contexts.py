@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 from trainkit.boot.rundir import make_private, read_json, replace
 from trainkit.errors import EnvironmentBuildError
+from trainkit.hashing import file_sha256
 from trainkit.ignore import translate
 
 FOLDER = ".contexts"  # in envs/
 _SETTLED_NS = 2_000_000_000  # a file this young may change again without its times telling
-_CHUNK = 1 << 20
 
 
 class _Rule(NamedTuple):
@@ -186,7 +186,7 @@ def _contents(root: str, items: list[_Item], known: dict[str, list[int | str]]) 
     for item in items:
         if item.stamp:
             path = os.path.join(root, item.path)
-            found[item.path] = str(known[item.path][-1]) if _is_known(item, known) else _file_hash(path)
+            found[item.path] = str(known[item.path][-1]) if _is_known(item, known) else file_sha256(path)
     return found
 
 
@@ -253,14 +253,6 @@ def _rule(line: str) -> _Rule | None:
     glob = os.path.normpath(line.lstrip("!").strip()).lstrip("/")
     pattern = None if glob in ("", ".") else translate(glob)
     return None if pattern is None else _Rule(keeps, re.compile(f"{pattern}(?:/.*)?", re.DOTALL))
-
-
-def _file_hash(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _hash(text: str) -> str:

@@ -7,7 +7,6 @@ packages are asked for, an environment that was removed is made again as it was.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainkit.boot.rundir import make_private
+from trainkit.hashing import file_sha256
 from trainkit.requirements import Requirement, links_folder, normalised, parse
 
 PIP, CONDA = "requirements.lock", "conda.lock"
@@ -94,16 +94,7 @@ def _is_requirement(line: str) -> bool:
 
 def _hashes(requirement: Requirement, options: Sequence[str]) -> Iterator[str]:
     for path in files(requirement, options):
-        yield f"--hash=sha256:{digest(path)}"
-
-
-def digest(path: Path) -> str:
-    """A file's SHA-256, in hex."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+        yield f"--hash=sha256:{file_sha256(path)}"
 
 
 def files(requirement: Requirement, options: Sequence[str]) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trainkit.errors import WebserviceException
+from trainkit.hashing import file_sha256
 from trainkit.registry.store import Record, copy_and_hash
 
 
@@ -27,18 +27,10 @@ def verify(record: Record, directory: Path, names: Iterable[str] | None = None) 
         if wanted is None or entry["name"] in wanted:
             path = directory / "files" / entry["name"]
             try:
-                found = _digest(path)
+                found = file_sha256(path)
             except OSError as e:
                 raise _lost(record, entry["name"], e) from e
             _compare(record, entry["name"], entry["sha256"], found)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _compare(record: Record, name: str, expected: str, found: str) -> None:
