@@ -67,6 +67,14 @@ def test_not_found_names_the_directory_and_the_remedy(tmp_path: Path) -> None:
     assert "trainkit init" in caught.value.message
 
 
+def test_a_file_that_is_named_is_that_file_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put(tmp_path / "config.json")
+    assert require_config(Path("~/config.json")) == tmp_path / "config.json"
+    with pytest.raises(UserErrorException, match="There is no file .*other.json"):
+        require_config(Path("~/other.json"))
+
+
 def test_three_keys_are_enough_and_the_root_is_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare, folder = put(tmp_path / "one/config.json"), put(tmp_path / "two/.azureml/config.json")
     monkeypatch.chdir(tmp_path / "one")

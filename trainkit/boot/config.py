@@ -68,7 +68,7 @@ def find_config(start: Path, file_name: Optional[str] = None) -> Optional[Path]:
     `start` itself where it is a file. Else .azureml/config.json (or project.json) in `start` and its parents, then
     aml_config, then a bare config.json: the kind of folder decides before the distance does.
     """
-    start = Path(os.path.abspath(os.path.expanduser(str(start))))
+    start = _absolute(start)
     if start.is_file():
         return start
     for folder in FOLDERS:
@@ -80,19 +80,24 @@ def find_config(start: Path, file_name: Optional[str] = None) -> Optional[Path]:
     return None
 
 
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(str(path))))
+
+
 def require_config(start: Path, file_name: Optional[str] = None) -> Path:
     """As `find_config`; raises UserErrorException where there is none."""
-    if start.suffix == ".json" and not start.exists():
+    place = _absolute(start)
+    if place.suffix == ".json" and not place.exists():
         raise UserErrorException(
             "There is no file %s. Give the path of a workspace's configuration, or leave it out to have config.json "
-            "looked for in the current directory and its parents." % os.path.abspath(os.path.expanduser(str(start)))
+            "looked for in the current directory and its parents." % place
         )
     path = find_config(start, file_name)
     if path is None:
         raise UserErrorException(
             "The workspace configuration file %s could not be found in %s or its parent directories. Make one with "
             "`trainkit init` or Workspace.create, or give its path: Workspace.from_config(path=...)."
-            % (file_name or FILE_NAME, os.path.abspath(os.path.expanduser(str(start))))
+            % (file_name or FILE_NAME, place)
         )
     return path
 
