@@ -219,19 +219,20 @@ def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONTAINERS_CONF", str(tmp_path / "no-podman.conf"))
 
 
-@pytest.fixture
-def docker(container_engines: dict[str, Engine], no_engine: None, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """A dockerd with the image `small`; its variables are in this process's environment."""
-    engine = container_engines["docker"]
+def _taken(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The engine, with its variables in this process's environment."""
     for name, value in engine.variables.items():
         monkeypatch.setenv(name, value)
     return engine
+
+
+@pytest.fixture
+def docker(container_engines: dict[str, Engine], no_engine: None, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """A dockerd with the image `small`; its variables are in this process's environment."""
+    return _taken(container_engines["docker"], monkeypatch)
 
 
 @pytest.fixture
 def podman(container_engines: dict[str, Engine], no_engine: None, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """A podman with the image `small`; its variables are in this process's environment."""
-    engine = container_engines["podman"]
-    for name, value in engine.variables.items():
-        monkeypatch.setenv(name, value)
-    return engine
+    return _taken(container_engines["podman"], monkeypatch)

@@ -17,12 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from trainkit.boot import processes
 from trainkit.prepare.entries import Record, record_of
 
 
 def boot() -> str:
     """Which start of the machine this is; part of an environment's record."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return processes.boot_id().partition(".")[0]
 
 
 def host() -> str:
