@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainkit.checks import flag_of
 from trainkit.deprecation import warn_deprecated
 from trainkit.docker import SHM_SIZE, DockerBuildContext, DockerConfiguration, DockerSection
 from trainkit.environmentspec import EnvironmentSpec
@@ -22,7 +23,6 @@ __all__ = [
     "arguments_of",
     "dockerfile_text",
     "engine_of",
-    "flag_of",
     "for_cluster",
     "image_of",
     "size_of",
@@ -227,13 +227,6 @@ def size_of(value: object) -> str:
     if found is None:
         raise UserErrorException(f"shm_size is a size such as '2g' or '512m', not {value!r}; without it, {SHM_SIZE}.")
     return found[1] + found[2].lower()
-
-
-def flag_of(what: str, value: object) -> bool:
-    """True or False."""
-    if not isinstance(value, bool):
-        raise UserErrorException(f"{what} is True or False, not {value!r}.")
-    return value
 
 
 def engine_of(value: object) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainkit.checks import flag_of
 from trainkit.condafile import CondaDependencies
 from trainkit.containers import image_of
 from trainkit.docker import ContainerRegistry, DockerBuildContext, DockerConfiguration, DockerSection
@@ -214,13 +215,10 @@ class Environment:
         `run` is what the run says of containers, `default_image` the image of config.json for environments that want a
         container and name no image. With an image, `image.engine` is the one asked for by name, else "".
         """
-        if not isinstance(self.inherit, bool):
-            raise UserErrorException(f"inherit is True or False, not {self.inherit!r}.")
+        flag_of("inherit", self.inherit)
         variables = variables_checked(self.environment_variables)
         image = image_of(self.docker, run, default_image)
-        managed = self.python.user_managed_dependencies
-        if not isinstance(managed, bool):
-            raise UserErrorException(f"python.user_managed_dependencies is True or False, not {managed!r}.")
+        managed = flag_of("python.user_managed_dependencies", self.python.user_managed_dependencies)
         dependencies = self.python.dependencies()
         interpreter, version = self._interpreter(image, dependencies.python_version)
         if managed:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainkit.checks import flag_of
 from trainkit.condafile import CondaDependencies
-from trainkit.containers import arguments_of, dockerfile_text, engine_of, flag_of, size_of
+from trainkit.containers import arguments_of, dockerfile_text, engine_of, size_of
 from trainkit.docker import SHM_SIZE, DockerBuildContext, DockerSection
 from trainkit.environment import Environment
 from trainkit.environmentspec import variables_checked
