@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from trainkit.errors import LaunchError
@@ -11,7 +10,7 @@ from trainkit.job import Container, Job
 from .asking import Line, Reply
 from .calls import Call, run_all
 from .hosts import Host
-from .pulling import explain
+from .pulling import by_ssh, explain
 
 _SEND_SECONDS = 4 * 3600.0
 _LOOK_SECONDS = 60.0
@@ -41,10 +40,8 @@ def send(line: Line, replies: Sequence[Reply], job: Job) -> None:
 
 def _push(words: Sequence[str], host: Host, container: Container, path: str) -> Call:
     """The call that brings the archive there, whole or not at all."""
-    user = ("-l", host.user) if host.user else ()
-    port = ("-p", str(host.port)) if host.port else ()
-    place = f"[{host.name}]" if ":" in host.name else host.name
+    shell, place = by_ssh(words, host)
     return Call((
-        "rsync", "--chmod=F600", "--protect-args", f"--timeout={_STALL_SECONDS}",
-        "--rsh=" + shlex.join([*words, *user, *port]), "--", container.archive, f"{place}:{path}",
+        "rsync", "--chmod=F600", "--protect-args", f"--timeout={_STALL_SECONDS}", shell, "--", container.archive,
+        f"{place}:{path}",
     ))  # fmt: skip

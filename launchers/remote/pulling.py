@@ -11,6 +11,7 @@ from trainkit.errors import LaunchError
 
 from .calls import Call
 from .hosts import Host
+from .lines import to_host
 
 _VANISHED = 24  # a file went away between its listing and its copying: it was in the making
 _STALL_SECONDS = 15
@@ -26,15 +27,17 @@ def check_here() -> None:
         )
 
 
+def by_ssh(words: Sequence[str], host: Host) -> tuple[str, str]:
+    """rsync's option that makes it use ssh as it reaches this host, and the host as it writes one before a path."""
+    return "--rsh=" + shlex.join(to_host(words, host)[:-2]), f"[{host.name}]" if ":" in host.name else host.name
+
+
 def pull(words: Sequence[str], host: Host, source: str, target: str, names: Sequence[str]) -> Call:
     """The call that brings these files of a directory on a host, and nothing else."""
-    user = ("-l", host.user) if host.user else ()
-    port = ("-p", str(host.port)) if host.port else ()
-    place = f"[{host.name}]" if ":" in host.name else host.name
+    shell, place = by_ssh(words, host)
     argv = (
         "rsync", "--links", "--safe-links", "--times", "--perms", "--sparse", "--protect-args",
-        f"--timeout={_STALL_SECONDS}", "--rsh=" + shlex.join([*words, *user, *port]), "--from0", "--files-from=-", "--",
-        f"{place}:{source}/", f"{target}/",
+        f"--timeout={_STALL_SECONDS}", shell, "--from0", "--files-from=-", "--", f"{place}:{source}/", f"{target}/",
     )  # fmt: skip
     return Call(argv, b"".join(name.encode("utf-8", "surrogateescape") + b"\0" for name in names))
 
