@@ -189,12 +189,11 @@ def test_the_death_of_a_nodes_slurmd_ends_no_run(slurm: Testbed) -> None:
 
 
 def test_a_node_that_srun_cannot_reach_is_named(slurm: Testbed) -> None:
-    slurm.slurm_down("node2", kill=True)
-    try:
-        verdict = Run(slurm, "unreached", script=LONG).end()["verdict"]
+    with Testbed(nodes=2) as bed:  # where Slurm has had trouble with the node before, it leaves the job in its queue
+        bed.slurm()
+        bed.slurm_down("node2", kill=True)
+        verdict = Run(bed, "unreached", script=LONG).end()["verdict"]
         assert verdict["kind"] == "lost" and "failed on node node2" in verdict["summary"], verdict
-    finally:
-        slurm.slurm_up("node2")
 
 
 def test_a_node_that_dies_is_named_long_before_slurm_notices(slurm: Testbed) -> None:
