@@ -20,7 +20,7 @@ from trainkit.imagespec import ImageSpec
 from trainkit.job import Container
 from trainkit.prepare import locks, settling
 from trainkit.prepare.base import Base, ask, base_of
-from trainkit.prepare.digest import digest_of, inputs
+from trainkit.prepare.digests import digest_of, inputs
 from trainkit.prepare.entries import Record, ready_or_built, reused, why
 from trainkit.prepare.installer import Installer
 from trainkit.prepare.layer import interpreter_in, lacks_trainkit
