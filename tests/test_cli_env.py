@@ -93,7 +93,11 @@ def test_what_cannot_be_is_said(cli: Run, packages: list[str]) -> None:
     ]:
         code, _, err = cli(*words)
         assert code == codes.USAGE and said in err, (words, err)
-    assert cli("env", "prune", "abc")[0] == codes.NOT_FOUND
+    code, _, err = cli("env", "prune", "abc")
+    assert code == codes.NOT_FOUND and err.endswith(".trainkit: there are none.\n")
+    cli("env", "build", *packages)
+    code, _, err = cli("env", "show", "some:thing")
+    assert code == codes.NOT_FOUND and "no environment 'some:thing' in" in err and "there are packages;" in err
 
 
 @pytest.mark.engine
@@ -108,6 +112,8 @@ def test_an_image_goes_with_the_names_that_trainkit_gave_it(cli: Run, name: str,
     assert (listed["dockerfile"]["digest"], listed["image"]["name"]) == (built["digest"], engine.small)
     assert listed["dockerfile"]["bytes"] > 10_000_000 and listed["image"]["engine"] == name
     assert engine.has(built["image"])
+    shown = json.loads(cli("env", "show", engine.small, "--json")[1])
+    assert (shown["digest"], shown["name"]) == (listed["image"]["digest"], engine.small)
     assert len(json.loads(cli("env", "prune", "--older-than", "0s", "--json")[1])["removed"]) == 2
     assert engine.has(engine.small) and not engine.has(built["image"])
     tags = engine.run("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trainkit.prepare.inventory import Entry
 
 _KINDS = {"dockerfile": "image of a Dockerfile", "packages": "image with packages"}
+_NAMES = 8  # that an error lists
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
@@ -28,7 +29,7 @@ def env(ctx: click.Context, as_json: bool) -> None:
     """List, show, build or remove environments: packages and images. Without a command: list.
 
     Jobs build what they need, once, and use it again; nothing has to be done here. An ENVIRONMENT is a digest, the
-    beginning of one, or a name.
+    beginning of one, or a name: what the list shows.
 
     \b
     Examples:
@@ -53,7 +54,7 @@ def _list(as_json: bool) -> None:
 
     found = [(entry, entry.bytes()) for entry in entries(find.root())]
     rows = [
-        [entry.digest, _name(entry), _kind(entry), entry.engine or "-", "-" if size is None else output.size(size),
+        [entry.digest, entry.name, _kind(entry), entry.engine or "-", "-" if size is None else output.size(size),
          output.ago(entry.used), len(entry.runs)]
         for entry, size in found
     ]  # fmt: skip
@@ -69,15 +70,9 @@ def _kind(entry: Entry) -> str:
     return _KINDS.get(entry.kind, entry.kind)
 
 
-def _name(entry: Entry) -> str:
-    bases = entry.record.get("bases") or ()
-    of = ", ".join(str(base.get("name", "")) for base in bases) if entry.kind == "image" else ""
-    return of or str(entry.record.get("name", ""))
-
-
 def _short(entry: Entry, size: int | None) -> dict[str, Any]:
     return {
-        "digest": entry.digest, "name": _name(entry), "kind": entry.kind, "engine": entry.engine or None,
+        "digest": entry.digest, "name": entry.name, "kind": entry.kind, "engine": entry.engine or None,
         "bytes": size, "used": entry.used, "runs": list(entry.runs),
     }  # fmt: skip
 
@@ -88,11 +83,11 @@ def _short(entry: Entry, size: int | None) -> dict[str, Any]:
 def show(environment: str, as_json: bool) -> None:
     """Tell all about an ENVIRONMENT: what went into it, and the runs not yet ended that use it."""
     entry = _one(environment)
-    value = {**entry.to_json(), "path": str(entry.path), "bytes": entry.bytes()}
+    value = {**entry.to_json(), "name": entry.name, "path": str(entry.path), "bytes": entry.bytes()}
     inputs = {key.replace("_", " "): _line(item) for key, item in value.get("inputs", {}).items()}
     image = [("image", value.get("image")), ("of", [b["digest"] or b["name"] for b in value.get("bases", ())])]
     pairs = [
-        ("environment", entry.digest), ("name", value.get("name")), ("kind", _kind(entry)), ("engine", entry.engine),
+        ("environment", entry.digest), ("name", entry.name), ("kind", _kind(entry)), ("engine", entry.engine),
         *image, ("interpreter", value.get("interpreter")), ("path", value["path"]),
         ("size", "" if value["bytes"] is None else output.size(value["bytes"])),
         ("built", output.clock(value.get("built"))), ("used", output.clock(entry.used)), ("used by", value["runs"]),
@@ -182,10 +177,14 @@ def _one(text: str) -> Entry:
     from trainkit.prepare.inventory import entries, fitting
 
     root = find.root()
-    found = fitting(entries(root), text)
+    every = entries(root)
+    found = fitting(every, text)
     if not found:
-        raise NotFound(f"There is no environment {text!r} in {root}; `trainkit env` lists them.")
+        names = list(dict.fromkeys(entry.name or entry.digest for entry in every))
+        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+        known = f"there are {', '.join(names[:_NAMES])}{more}; `trainkit env` lists them" if names else "there are none"
+        raise NotFound(f"There is no environment {text!r} in {root}: {known}.")
     if len(found) > 1:
-        names = ", ".join(entry.digest for entry in found[:4])
-        raise UserErrorException(f"{text!r} means {len(found)} environments: {names}; type more of the digest.")
+        digests = ", ".join(entry.digest for entry in found[:4])
+        raise UserErrorException(f"{text!r} means {len(found)} environments: {digests}; type more of the digest.")
     return found[0]

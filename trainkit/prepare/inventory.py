@@ -49,6 +49,13 @@ class Entry:
         """Of an image, else ""."""
         return str(self.record.get("engine", ""))
 
+    @property
+    def name(self) -> str:
+        """What people call it: of an image that was fetched its own name, else the environment's."""
+        bases = self.record.get("bases") or ()
+        of = ", ".join(str(base.get("name", "")) for base in bases) if self.kind == "image" else ""
+        return of or str(self.record.get("name", ""))
+
     def bytes(self) -> int | None:
         """Size on disk: of an image that trainkit built, what its engine says; None where nobody answers."""
         own = _bytes_below(self.path)
@@ -198,6 +205,8 @@ def _bytes_below(folder: Path) -> int:
 
 
 def fitting(found: Collection[Entry], text: str) -> list[Entry]:
-    """Those that a text means: a digest, the beginning of one, or an environment's name."""
+    """Those that a text means: a digest, the beginning of one, an environment's name, or an image's as it is listed."""
     exact = [entry for entry in found if entry.digest == text]
-    return exact or [entry for entry in found if entry.digest.startswith(text) or entry.record.get("name") == text]
+    return exact or [
+        entry for entry in found if entry.digest.startswith(text) or text in (entry.name, entry.record.get("name"))
+    ]
