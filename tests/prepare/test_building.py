@@ -70,8 +70,24 @@ ERROR: failed to solve: process "/bin/sh -c pip install nothing" did not complet
 
 
 @pytest.mark.parametrize("output", [DOCKER, PODMAN, BUILDKIT], ids=["docker", "podman", "buildkit"])
-def test_every_builders_words_name_the_step_and_its_last_line(output: str) -> None:
-    assert failing_step(output) == ("3", "3", "RUN pip install nothing", "ERROR: no such package")
+def test_every_builders_words_name_the_step_its_status_and_its_last_lines(output: str) -> None:
+    said = ("one", "ERROR: no such package")
+    assert failing_step(output) == ("3", "3", "RUN pip install nothing", "1", said)
+    assert verdict(output, True).endswith(
+        "step 3 of 3, 'RUN pip install nothing', failed with exit status 1: one | ERROR: no such package."
+    )
+    many = "".join(f"#6 0.1{number} line {number}\n" for number in range(9))
+    long = output.replace("#6 0.154 one\n", many) if output is BUILDKIT else output.replace("one\n", "many\n" * 9)
+    assert len(failing_step(long).said) == 5
+
+
+def test_a_step_that_printed_nothing_has_its_status() -> None:
+    silent = PODMAN.replace("one\nERROR: no such package\n", "")
+    assert verdict(silent, True).endswith("'RUN pip install nothing', failed with exit status 1.")
+    silent = DOCKER.replace("one\n\x1b[91mERROR: no such package\n\x1b[0m", "")
+    assert verdict(silent, True).endswith("'RUN pip install nothing', failed with exit status 1.")
+    printed = DOCKER.replace("one\n", "exit status 9\n")  # by the step itself
+    assert failing_step(printed).status == "1"
 
 
 def test_a_build_that_reached_no_step_ends_with_its_last_line() -> None:
@@ -95,6 +111,6 @@ def test_buildkit_builds_on_a_local_image_by_its_name(
     with Installer(tmp_path / "log") as installer:
         engine, failing = image_engine("docker"), f"FROM {docker.small}\nRUN echo no >&2; exit 3\n"
         assert build_image(engine, "docker", f"FROM {docker.small}\nRUN true\n", None, tag, installer)
-        with pytest.raises(EnvironmentBuildError, match="step 2 of 2, .* failed: no"):
+        with pytest.raises(EnvironmentBuildError, match="step 2 of 2, .* failed with exit status 3: no"):
             build_image(engine, "docker", failing, None, tag, installer)
     docker.run("image", "rm", tag)

@@ -107,11 +107,13 @@ class Derived:
 
     def verdict(self, error: EnvironmentBuildError, image: str) -> str:
         """Why the packages could not be installed, by the last that the installer said."""
-        _, _, step, said = failing_step(error.output)
-        if not step.startswith("RUN"):
+        step = failing_step(error.output)
+        if not step.words.startswith("RUN"):
             return error.message
-        program = self.conda if self.conda and json.dumps(self.conda) in step and "pip" not in step else "pip"
-        return f"{Path(program).name} could not install the packages into the {image}: {said.rstrip('.')}."
+        of_conda = self.conda and json.dumps(self.conda) in step.words and "pip" not in step.words
+        said = step.said[-1].rstrip(".") if step.said else f"it ended with exit status {step.status}"
+        program = Path(self.conda).name if of_conda else "pip"
+        return f"{program} could not install the packages into the {image}: {said}."
 
     @contextmanager
     def context(self) -> Iterator[Path]:
