@@ -9,11 +9,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate, compress, islice
+from itertools import accumulate
 from typing import NamedTuple
 
+from trainkit import sharedlines
+
 _STEPS = 8
-_PROBED = 16  # lines that are looked at for whether many are the same at the same places
 _AHEAD = 64  # lines of a group that are looked at for who has to go on first
 
 
@@ -116,46 +117,14 @@ def fold(parts: Sequence[Part], settled: float = float("inf")) -> tuple[list[Blo
 
 
 def _find_shared(groups: Sequence[_Group], texts: Sequence[bytes]) -> bool:
-    """Split the groups' texts and find the lines that several of them have; whether there are any.
-
-    Lines that all have at the same place are found first, by comparing them: that is cheaper than to look each up.
-    """
-    split = [text.split(b"\n") for text in texts]
-    for lines in split:
-        lines.pop()
-    alike = _same_places(split)
-    shared = {split[0][number] for number in alike}
-    others = [_without(lines, alike) for lines in split]
-    seen, again = set(shared), False
-    for left in others:
-        own = set(left)
-        more = own & seen
-        again = again or bool(more)
-        shared |= more
-        seen |= own
-    if not shared:
+    """Give the groups their texts' lines and the numbers of those that others have too; whether there are any."""
+    split = [text.split(b"\n")[:-1] for text in texts]
+    shared = sharedlines.numbers(split)
+    if not any(shared):
         return False
-    for group, lines in zip(groups, split, strict=True):
-        group.lines = lines
-        group.shared = [number for number, line in enumerate(lines) if line in shared] if again else alike
+    for group, lines, own in zip(groups, split, shared, strict=True):
+        group.lines, group.shared = lines, own
     return True
-
-
-def _same_places(split: Sequence[list[bytes]]) -> list[int]:
-    """The numbers of the lines that are the same in all lists; none where the first ones suggest that few are."""
-    count = len(split)
-    few = not any(row.count(row[0]) == count for row in islice(zip(*split, strict=False), _PROBED))
-    return [] if few else [number for number, row in enumerate(zip(*split, strict=False)) if row.count(row[0]) == count]
-
-
-def _without(lines: list[bytes], numbers: Sequence[int]) -> list[bytes]:
-    """The lines but those of these numbers."""
-    if not numbers:
-        return lines
-    kept = bytearray(b"\1") * len(lines)
-    for number in numbers:
-        kept[number] = 0
-    return list(compress(lines, kept))
 
 
 def _apart(groups: Sequence[_Group], settled: float) -> list[Block]:
@@ -188,32 +157,31 @@ def _together(groups: Sequence[_Group]) -> list[Block]:
     turns = [group.turn for group in groups if group.live]
     if len(turns) < len(groups) or max(turns) - min(turns) > 1:
         return []
-    shared = [group.shared_now() for group in groups]
-    lines = [[group.lines[number] for number in numbers] for group, numbers in zip(groups, shared, strict=True)]
-    alike = _alike(lines, min(map(len, lines)))
     ranks = tuple(sorted(rank for group in groups for rank in group.ranks))
     time = min(group.parts[group.at].time for group in groups)
-    places = [numbers[:alike] for numbers in shared]
-    starts = [group.line for group in groups]
-    if starts.count(starts[0]) == len(starts) and places.count(places[0]) == len(places):
-        blocks = _in_step(groups, places[0], time, ranks)
+    places = [group.shared_now() for group in groups]
+    first, least = groups[0], min(places, key=len)
+    if all(group.shared is first.shared and group.next == first.next for group in groups):
+        places = [least] * len(groups)
     else:
-        blocks = _to_the_next(groups, places, time, ranks)
+        places = sharedlines.begin_alike(places, [group.lines for group in groups])
+    tell = _in_step if places[0] is least and all(group.line == first.line for group in groups) else _to_the_next
+    blocks = tell(groups, places, time, ranks)
     for group, numbers in zip(groups, places, strict=True):
-        group.next += alike
         if numbers:
+            group.next += len(numbers)
             group.pass_to(numbers[-1] + 1)
         if group.live and group.turn == min(turns) and not group.shared_now():
             blocks += filter(None, (group.own(),))
     return blocks
 
 
-def _in_step(groups: Sequence[_Group], places: Sequence[int], time: float, ranks: tuple[int, ...]) -> list[Block]:
+def _in_step(groups: Sequence[_Group], places: Sequence[list[int]], time: float, ranks: tuple[int, ...]) -> list[Block]:
     """What each group has before shared lines, which are at the same places in all of them, then those."""
     blocks, waiting = list[Block](), list[bytes]()
     each = [(group.ranks, group.lines) for group in groups]
     first, start = groups[0].lines, groups[0].line
-    for place in places:
+    for place in places[0]:
         if place > start:
             if waiting:
                 blocks.append((time, ranks, _text(waiting)))
@@ -249,19 +217,6 @@ def _to_the_next(
     if waiting:
         blocks.append((time, ranks, _text(waiting)))
     return blocks
-
-
-def _alike(lists: Sequence[list[bytes]], most: int) -> int:
-    """How many of their first items, at most `most`, all lists have in common."""
-    low, high = 0, most
-    first = lists[0]
-    while low < high:
-        middle = (low + high + 1) // 2
-        if all(other[low:middle] == first[low:middle] for other in lists[1:]):
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _in_turn(groups: Sequence[_Group], settled: float, steps: int) -> list[Block]:

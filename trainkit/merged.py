@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import heapq
 import time as clock
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,17 +84,15 @@ def label(ranks: tuple[int, ...]) -> bytes:
     return f"[{','.join(words)} x{len(ranks)}] ".encode()
 
 
-def text_of(blocks: Iterable[Block]) -> bytes:
+def text_of(blocks: Sequence[Block]) -> bytes:
     """Blocks as they are printed: the label before each line."""
-    pieces: list[bytes] = []
-    labels: dict[tuple[int, ...], bytes] = {}
-    for _, ranks, text in blocks:
-        before = labels.get(ranks) or labels.setdefault(ranks, label(ranks))
-        if text.find(b"\n") == len(text) - 1:
-            pieces += (before, text)
-        else:
-            pieces += (before, text[:-1].replace(b"\n", b"\n" + before), b"\n")
-    return b"".join(pieces)
+    labels = {ranks: label(ranks) for ranks in {ranks for _, ranks, _ in blocks}}
+    before = [labels[ranks] for _, ranks, _ in blocks]
+    texts = [text for _, _, text in blocks]
+    for number, lines in enumerate(map(bytes.count, texts, repeat(b"\n"))):
+        if lines > 1:
+            texts[number] = texts[number][:-1].replace(b"\n", b"\n" + before[number]) + b"\n"
+    return b"".join(chain.from_iterable(zip(before, texts, strict=True)))
 
 
 class Merger:
