@@ -10,8 +10,10 @@ import builtins
 import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from trainkit.boot.oldnames import refuse
+from trainkit.boot.oldtable import REMEDIES
 from trainkit.errors import ModelNotFoundException, ModelPathNotFoundException, UserErrorException, WebserviceException
 from trainkit.registry import fetch
 from trainkit.registry.facts import (
@@ -183,6 +185,11 @@ class Model:
         from trainkit.registry.path import find
 
         return str(find(model_name, version, _workspace))
+
+    @staticmethod
+    def deploy(*args: object, **kwargs: object) -> NoReturn:
+        """Raises UserErrorException: deployment is not built yet; it says what there is instead."""
+        refuse("Model.deploy", REMEDIES["Webservice"])
 
     def add_tags(self, tags: Labels) -> None:
         """Add tags, over those of the same key."""

@@ -131,6 +131,7 @@ def test_an_unknown_attribute_is_no_attribute(old_names: None) -> None:
         ("hyperdrive.uniform(0.1, 0.2)", "uniform cannot be used"),
         ("hyperdrive.PrimaryMetricGoal.MAXIMIZE", "PrimaryMetricGoal.MAXIMIZE cannot be used"),
         ("model.InferenceConfig(entry_script='score.py')", "InferenceConfig .* trainkit.export.to_onnx"),
+        ("core.Model.deploy(None, 'birds', [], overwrite=True)", "Model.deploy cannot .*to_onnx .*`trainkit predict`"),
         ("webservice.LocalWebservice.deploy_configuration(port=6789)", "deploy_configuration cannot be used"),
         ("runconfig.TensorflowConfiguration(worker_count=2)", "MpiConfiguration starts"),
         ("runconfig.ParallelTaskConfiguration()", "SpreadConfiguration"),

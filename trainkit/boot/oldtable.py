@@ -122,7 +122,7 @@ _REMEDIES: Tuple[Tuple[str, str], ...] = (  # names that can be imported but not
     (
         "InferenceConfig ContainerImage Image ResourceConfiguration " + _SERVICES,
         "deployment is not built yet: trainkit.export.to_onnx writes a checked file that onnxruntime serves anywhere, "
-        "and `trainkit predict` asks it",
+        "and `trainkit predict` asks it, as a file or as a registered model (Model.register)",
     ),
     (_SWEEPS, "sweeps are not built yet: submit one job for each set of values, in a loop over Experiment.submit"),
     (
