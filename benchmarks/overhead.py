@@ -6,8 +6,9 @@ All train one multilayer perceptron (32-64-10, batch 32, SGD with momentum) on t
 order, in one thread. trainkit runs with its defaults: a recorded run, a checkpoint at the epoch's end, metrics,
 preemption, the step timer; of the peers everything optional is off (loggers, progress bars, checkpoints). Each is timed
 for N and for 2 N steps and the difference counts, so that what happens once a fit does not. Repeats are interleaved;
-medians are reported. Before, the losses of trainkit and the bare loop are compared, bit by bit. Prints a table and
-writes benchmarks/results/overhead.json.
+medians are reported. Before, the losses of trainkit and the bare loop are compared, bit by bit. Then, alone: what a
+step of a loop on several ranks writes into the page of memory in which its agent sees whether it goes on. Prints a table
+and writes benchmarks/results/overhead.json.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from trainkit.boot import pulse
+
 RESULTS = Path(__file__).parent / "results"
 BAR_MICROSECONDS = 60
+BAR_PULSE_MICROSECONDS = 1.0
 Batch = tuple[Tensor, Tensor]
 
 
@@ -228,6 +232,22 @@ def timed(run: Callable[[Prepared, Loss], None], steps: int) -> float:
     return (seconds[1] - seconds[0]) / steps * 1e6
 
 
+def pulse_microseconds(repeats: int, steps: int = 100_000) -> float:
+    """Of one step's words to the agent: what `StepTimer` and the averaging of gradients write."""
+    page, found = pulse.Page.make(0), []
+    page.fit(0)
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for step in range(1, steps + 1):
+            page.phase(pulse.COMPUTING)
+            page.wait()
+            page.phase(pulse.UPDATING)
+            page.phase(pulse.DATA)
+            page.step(step)
+        found.append((time.perf_counter() - started) / steps * 1e6)
+    return statistics.median(found)
+
+
 def main() -> int:
     """Run it; the exit status is 1 where trainkit's overhead is above the bar or a loss differs."""
     parser = argparse.ArgumentParser(description="What a training loop costs a step.")
@@ -260,9 +280,12 @@ def main() -> int:
     print("| loop | a step, us | over the bare loop, us |\n|---|---|---|")
     for name, row in rows.items():
         print(f"| {name} | {row['step_us']:.0f} | {row['over_us']:+.0f} |")
+    page = pulse_microseconds(args.repeats)
+    print(f"\nof these, words to the agent: {page:.2f} us a step (bar {BAR_PULSE_MICROSECONDS:g})")
     machine = {"python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count()}
     RESULTS.mkdir(exist_ok=True)
     report = {"machine": machine, "steps": args.steps, "repeats": args.repeats, "same_losses": same, "rows": rows}
+    report["pulse_us"] = page
     (RESULTS / "overhead.json").write_text(json.dumps(report, indent=1) + "\n")
     return int(not same or rows["trainkit"]["over_us"] > BAR_MICROSECONDS)
 
