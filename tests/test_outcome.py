@@ -109,6 +109,22 @@ def test_a_node_that_stood_still_accuses_nobody() -> None:
     assert verdict is not None and verdict["node"] == 1
 
 
+def test_a_stopped_container_explains_ranks_that_obeyed_and_nothing_else() -> None:
+    stopped = {**END, "node": 1, "reason": "canceled", "stopped": "The container of x on b was stopped from outside"}
+    ends = [{**END, "reason": "canceled"}, stopped]
+    obeyed = [rank(n, exit_code=None, signal="SIGTERM", asked=8.0, ended=8.1) for n in range(2)]
+    status, verdict = outcome.judge(2, obeyed, ends, nodes=2)
+    assert status == "Failed" and verdict is not None and (verdict["kind"], verdict["node"]) == ("lost", 1)
+    assert verdict["summary"] == "The container of x on b was stopped from outside, though nobody had canceled the run."
+    saved = [rank(n, exit_code=outcome.RUN_AGAIN, asked=8.0, ended=8.1) for n in range(2)]
+    verdict = outcome.judge(2, saved, ends, nodes=2)[1]
+    assert verdict is not None and verdict["kind"] == "preempted" and "resume_from=RUN" in verdict["summary"]
+    assert verdict["summary"].startswith("The container of x on b was stopped from outside")
+    verdict = outcome.judge(2, [failed(0, "ValueError", "bad", 6.0), obeyed[1]], ends, nodes=2)[1]
+    assert verdict is not None and verdict["exception"] == "ValueError"
+    assert outcome.judge(2, obeyed, ends, canceled=True, nodes=2) == ("Canceled", None)
+
+
 def test_the_time_limit_and_a_restarted_machine_are_named() -> None:
     obeyed = [rank(0, exit_code=None, signal="SIGTERM", asked=8.0, ended=8.1)]
     timeout = outcome.judge(1, obeyed, [{**END, "reason": "time limit of 2 s"}])[1]

@@ -112,11 +112,13 @@ def judge(
     by_itself = record is not None and not _only_obeyed(record) and record.get("exit_code") != RUN_AGAIN
     if record is not None and by_itself and not (gone and (lost_peer(record) or not record.get("exception"))):
         return "Failed", of_rank(record, records)
+    again = [r for r in records if r.get("exit_code") == RUN_AGAIN]
+    if stopped := next((e for e in ends if e.get("stopped")), None):
+        return "Failed", _stopped(stopped, again, records)
     if gone and troubled.get("node") != gone["node"]:
         return "Failed", _without_node(gone, records)
     if hung := next((str(e["hung"]) for e in ends if e.get("hung")), ""):
         return "Failed", _verdict("hang", summary=hung)
-    again = [r for r in records if r.get("exit_code") == RUN_AGAIN]
     if again:
         return "Failed", _preempted(min(again, key=_when), records)
     if troubled:
@@ -149,6 +151,14 @@ def _without_node(gone: Record, records: Sequence[Record]) -> dict[str, Any]:
     )
     verdict["victims"] = sorted(int(r["rank"]) for r in records if not ok(r))
     return verdict
+
+
+def _stopped(end: Record, again: Sequence[Record], records: Sequence[Record]) -> dict[str, Any]:
+    """The verdict where somebody stopped a node's container with the engine's own command; `again` have saved."""
+    words = f"{end['stopped']}, though nobody had canceled the run"
+    if again:
+        return {**_preempted(min(again, key=_when), records), "node": end["node"], "summary": words + HOW_TO_GO_ON}
+    return _verdict("lost", node=end["node"], summary=words + ".")
 
 
 def _preempted(record: Record, records: Sequence[Record]) -> dict[str, Any]:
@@ -238,9 +248,10 @@ def records_of(attempt: AttemptDir) -> list[dict[str, Any]]:
 
 
 def ends_of(attempt: AttemptDir) -> list[dict[str, Any]]:
-    """The reports of the attempt's agents that ended by themselves, by node."""
+    """The reports of the attempt's agents that ended by themselves, by node, and what guards of containers add."""
     found = [read_json(path) for path in attempt.nodes.glob("*.end.json")]
-    return sorted((end for end in found if end), key=lambda e: int(e["node"]))
+    told = [{**end, **(read_json(attempt.stopped(int(end["node"]))) or {})} for end in found if end]
+    return sorted(told, key=lambda e: int(e["node"]))
 
 
 def status_of(run_dir: str | Path) -> tuple[str, str]:

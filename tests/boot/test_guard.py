@@ -90,6 +90,34 @@ def test_a_canceled_job_ends_its_container(workspace: Any, engine: Engine) -> No
     nothing_stays(engine, run)
 
 
+def stop(engine: Engine, run: Run) -> None:
+    """Stop the run's container as its owner may, with the engine's own command."""
+    (name,) = [name for name in engine.containers() if run.id in name]
+    engine.run("stop", name)
+    run.wait_for_completion(raise_on_error=False)
+
+
+def test_a_container_that_is_stopped_from_outside_is_named(workspace: Any, engine: Engine) -> None:
+    run, files = submitted(workspace, engine)
+    stop(engine, run)
+    verdict = json.loads(files.state.read_text())["verdict"]
+    assert (run.get_status(), verdict["kind"], verdict["node"]) == ("Failed", "lost", 0)
+    assert verdict["summary"].startswith(f"The container of {SMALL} on ")
+    assert verdict["summary"].endswith(" was stopped from outside, by SIGTERM, though nobody had canceled the run.")
+    nothing_stays(engine, run)
+
+
+def test_a_scheduler_that_signals_all_processes_has_stopped_no_container(workspace: Any, engine: Engine) -> None:
+    run, files = submitted(workspace, engine)
+    guard = guard_of(files)
+    for pid in (*processes.children_of(guard), guard):  # the engine's client first, which passes it on
+        assert processes.send(processes.identity(pid), signal.SIGTERM)
+    run.wait_for_completion(raise_on_error=False)
+    assert "stopped from outside" not in files.state.read_text()
+    assert not files.attempt(1).stopped(0).exists()
+    nothing_stays(engine, run)
+
+
 def test_a_command_means_the_images_python(workspace: Any, podman: Engine) -> None:
     environment = Environment.from_docker_image("small", SMALL)
     command = ["python", "-c", "import sys; open('outputs/python', 'w').write(sys.executable)"]

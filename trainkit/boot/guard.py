@@ -64,12 +64,26 @@ class Guard:
         status = 0
         try:
             if not self.asked:
-                status = self._run()
+                status = self._note_stop(self._run())
         finally:
             self._call(self.engine.remove(self.name), _REMOVE_SECONDS)
         if status and not newest(self.attempt).agent_end(self.node).exists() and not self.asked:
             raise LaunchError(self._why(status))
         return status
+
+    def _note_stop(self, status: int) -> int:
+        """Record that somebody stopped the container, where its agent has obeyed that; the agent's own exit status.
+
+        An engine's client passes signals on, so one that this process has got as well is no stop from outside.
+        """
+        attempt = newest(self.attempt)
+        if status not in (128 + signal.SIGTERM, 128 + signal.SIGINT) or not attempt.agent_end(self.node).exists():
+            return status
+        if not self.asked:
+            where = (self.container.name, os.uname().nodename, processes.signal_name(status - 128))
+            words = "The container of %s on %s was stopped from outside, by %s" % where
+            publish(attempt.stopped(self.node), {"stopped": words, "time": time.time()})
+        return 0
 
     def _why(self, status: int) -> str:
         """What became of the container, whose agent did not live to say so itself."""

@@ -3,7 +3,8 @@
     python BOOT_ZIP inside RUN_DIR ATTEMPT NODE [network]
 
 A line on standard input, or SIGTERM, asks the agent to end; where standard input closes, the guard outside is gone and
-everything in the container ends at once. It writes nothing.
+everything in the container ends at once. Its exit status tells of a signal, which may be the engine's own; the
+guard itself asks by a line. It writes nothing.
 """
 
 from __future__ import annotations
@@ -68,11 +69,19 @@ def main(argv: List[str]) -> int:
         env=env,
         preexec_fn=lambda: processes.die_with_parent(signal.SIGKILL, parent),
     )
+    signals: List[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        signals.append(number)
+        _ask_to_end(agent.pid)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: _ask_to_end(agent.pid))
+        signal.signal(number, stop)
     threading.Thread(target=_follow, args=(agent.pid,), daemon=True).start()
     while agent.returncode is None:
         pid, status = os.wait()  # orphans become its children
         if pid == agent.pid:
             agent.returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    if agent.returncode == 0 and signals:
+        return 128 + signals[0]
     return agent.returncode if agent.returncode >= 0 else 128 - agent.returncode

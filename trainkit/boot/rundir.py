@@ -119,6 +119,10 @@ class AttemptDir:
         """How the node's agent ended: its commands' exit statuses and the reason."""
         return self.nodes / ("%d.end.json" % node)
 
+    def stopped(self, node: int) -> Path:
+        """Who stopped the node's container, where it was neither its job nor anybody who asked for the job's end."""
+        return self.nodes / ("%d.stopped.json" % node)
+
     def agent_log(self, node: int) -> Path:
         """What the agent itself, mpirun or torchrun printed."""
         return self.logs / ("agent-%d.log" % node)
