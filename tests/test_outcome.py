@@ -98,6 +98,29 @@ def test_a_rank_without_a_record_is_named_where_mpirun_only_tells_of_it() -> Non
     assert nobody is not None and nobody["summary"].startswith("mpirun of node 0 was killed by SIGKILL")
 
 
+def torchrun(node: int, status: int, ended: float, asked: bool = False) -> dict[str, object]:
+    argv = ["/bin/python", "-m", "torch.distributed.run", f"--node_rank={node}"]
+    command = {"argv": argv, "status": status, "ended": ended, "asked": asked}
+    return {**END, "node": node, "reason": "a rank failed", "commands": [command]}
+
+
+def test_of_several_parents_the_one_that_was_killed_is_named() -> None:
+    obeyed = [rank(n, exit_code=None, signal="SIGTERM", asked=8.0, ended=8.1) for n in range(2)]
+    verdict = outcome.judge(2, obeyed, [torchrun(0, 1, 7.9), torchrun(1, -9, 8.0)], nodes=2)[1]
+    assert verdict is not None
+    assert verdict["summary"] == "torchrun of node 1 was killed by SIGKILL; no rank failed by itself."
+    verdict = outcome.judge(2, obeyed, [torchrun(0, -15, 8.2, asked=True), torchrun(1, 1, 8.0)], nodes=2)[1]
+    assert verdict is not None
+    assert verdict["summary"] == "torchrun of node 1 exited with code 1; no rank failed by itself."
+
+
+def test_parents_that_an_agent_ended_do_not_hide_a_rank_without_a_record() -> None:
+    ends = [torchrun(0, 1, 7.9), torchrun(1, -15, 8.2, asked=True)]
+    verdict = outcome.judge(2, [rank(1)], ends, nodes=2)[1]
+    assert verdict is not None
+    assert verdict["summary"] == "rank 0 ended without a record: killed from outside."
+
+
 def test_a_node_that_stood_still_accuses_nobody() -> None:
     silent = {"node": 0, "name": "node1", "why": "nothing was heard of it for 8 s"}
     left = {"node": 1, "name": "node2", "why": "its agent ended or was killed"}

@@ -32,16 +32,8 @@ _LOST_TYPES = (
 )  # fmt: skip
 RUN_AGAIN = 75  # a rank's exit code: it was preempted, has saved its state, and asks to be run again
 HOW_TO_GO_ON = ". Submit it with resume_from=RUN to go on, and with max_restarts=N to have that done by itself."
-CURABLE = (
-    "exception",
-    "exit",
-    "signal",
-    "memory",
-    "lost",
-    "preempted",
-    "machine",
-    "hang",
-)  # kinds that a restart may help
+# Kinds that a restart may help.
+CURABLE = ("exception", "exit", "signal", "memory", "lost", "preempted", "machine", "hang")
 
 
 def ok(record: Record) -> bool:
@@ -178,27 +170,35 @@ def _unexplained(
     """A verdict where no rank failed by itself: its parent, its agent (of a `silent` node) or its shim was killed."""
     if silent:
         return _verdict("lost", node=silent[0], summary=f"The agent of node {silent[0]} was killed.")
-    for end in ends:
-        for command in end.get("commands", ()):
-            status = command.get("status")
-            if status not in (0, None) and is_rank(command["argv"]) and 0 < status < 128 and missing:
+    for node, command in _failed_commands(ends):
+        status = int(command["status"])
+        if is_rank(command["argv"]):
+            if 0 < status < 128 and missing:
                 return _verdict(
-                    "launch", node=end["node"], exit_code=status, rank=missing[0] if len(missing) == 1 else None,
+                    "launch", node=node, exit_code=status, rank=missing[0] if len(missing) == 1 else None,
                     summary=f"The process of {ranks(missing)} exited with code {status} and left no record.",
                 )  # fmt: skip
-            told = status is not None and status > 0 and missing and records  # it says so of the rank without a record
-            if status not in (0, None) and not is_rank(command["argv"]) and not told:
-                name, words = _program(command["argv"]), exit_words(status)
-                return _verdict(
-                    "lost", node=end["node"], exit_code=status,
-                    summary=f"{name} of node {end['node']} {words}; no rank failed by itself.",
-                )  # fmt: skip
+        elif status < 0 or not missing or not records:  # else it says so of the rank without a record
+            name, words = _program(command["argv"]), exit_words(status)
+            return _verdict(
+                "lost", node=node, exit_code=status, summary=f"{name} of node {node} {words}; no rank failed by itself."
+            )
     if missing:
         return _without_record(missing)
     first = min(records, key=_when, default=None)
     reason = next((str(end["reason"]) for end in ends if end.get("reason")), "")
     words = f"The ranks were ended: {reason or 'nobody said why'}."
     return _verdict("lost", log=first.get("log") if first else None, summary=words)
+
+
+def _failed_commands(ends: Sequence[Record]) -> list[tuple[int, Record]]:
+    """The commands that failed by themselves, with their nodes: first those that a signal ended, then by time.
+
+    What others make of that comes as an exit code; what an agent has ended itself, or asked to end, tells nothing.
+    """
+    commands = [(int(end["node"]), command) for end in ends for command in end.get("commands", ())]
+    failed = [each for each in commands if each[1].get("status") not in (0, None) and not each[1].get("asked")]
+    return sorted(failed, key=lambda each: (each[1]["status"] > 0, each[1].get("ended", 0.0)))
 
 
 def _without_record(missing: list[int]) -> dict[str, Any]:

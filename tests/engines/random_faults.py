@@ -153,6 +153,7 @@ class Planting:
     attempt: int = 0  # that was hit
     started: bool = False  # whether all ranks had begun
     named: list[str] = field(default_factory=list)  # patterns: what a verdict names, one of these
+    starter_node: int = 0  # whose torchrun or mpirun it is
     mended: float = 0.0
 
     @property
@@ -218,7 +219,7 @@ class Planting:
         elif fault in (RANK, SHIM):
             self.named = [rf"\branks? ([\d, and]*\b)?{rank}\b", *([rf"\bnode {victim}\b"] if fault == SHIM else [])]
         elif fault == STARTER:
-            self.named = ["mpirun|torchrun|horovodrun|prterun", r"\bnode \d"]
+            self.named = [rf"\b(mpirun|torchrun|horovodrun|prterun) of node {self.starter_node} was killed by SIGKILL"]
 
     def _found(self) -> int:
         """The pid of the victim, waited for while the run lasts."""
@@ -249,8 +250,11 @@ class Planting:
             words = words_of(pid)
             name = Path((words or [""])[0]).name
             if name in _STARTERS or "torch.distributed.run" in words or any(w.endswith("/horovodrun") for w in words):
-                found.append(pid)
-        return found[self.drawn.victim % len(found)] if found else 0
+                found.append((pid, next((int(w[12:]) for w in words if w.startswith("--node_rank=")), 0)))
+        if not found:
+            return 0
+        pid, self.starter_node = found[self.drawn.victim % len(found)]
+        return pid
 
     def mend(self) -> None:
         """Undo it, once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -21,6 +22,15 @@ class _Started:
     argv: List[str]
     process: "subprocess.Popen[bytes]"
     status: Optional[int] = None
+    ended: float = 0.0  # when that was seen
+    asked: bool = False  # it was still there when this agent wanted its end
+
+    def look(self) -> bool:
+        """Whether it has ended since this was asked last."""
+        if self.status is not None or self.process.poll() is None:
+            return False
+        self.status, self.ended = self.process.returncode, time.time()
+        return True
 
 
 class Commands:
@@ -58,12 +68,8 @@ class Commands:
 
     def failed(self) -> bool:
         """Look which have ended; whether one of those has ended badly."""
-        found = False
-        for command in self._started:
-            if command.status is None and command.process.poll() is not None:
-                command.status = command.process.returncode
-                found = found or command.status != 0
-        return found
+        seen = [command for command in self._started if command.look()]
+        return any(command.status != 0 for command in seen)
 
     def ask_to_end(self, run_id: str, saving: bool) -> None:
         """Ask the ranks to end; where they are `saving` their state, mpirun is not told, which would kill them soon."""
@@ -71,15 +77,23 @@ class Commands:
         for pid in ranks:
             with suppress(ProcessLookupError):  # it has just ended
                 os.kill(pid, signal.SIGTERM if saving else ALONE)
-        for command in self._started:
-            if command.status is None and not (saving and ranks):
+        for command in self._want_end():
+            if not (saving and ranks):
                 command.process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
         """Kill what is left."""
-        for command in self._started:
-            command.status = processes.end(command.process)
+        for command in self._want_end():
+            processes.end(command.process)
+            command.look()
+
+    def _want_end(self) -> "List[_Started]":
+        """Those that are still there: how they end from now on is this agent's doing."""
+        left = [command for command in self._started if not command.look() and command.status is None]
+        for command in left:
+            command.asked = True
+        return left
 
     def told(self) -> List[Dict[str, Any]]:
-        """What became of each: {"argv", "status"}."""
-        return [{"argv": list(command.argv), "status": command.status} for command in self._started]
+        """What became of each: {"argv", "status", "ended", "asked"}."""
+        return [{"argv": c.argv, "status": c.status, "ended": c.ended, "asked": c.asked} for c in self._started]
