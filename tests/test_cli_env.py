@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +19,7 @@ from tests.engines.containers import Engine
 from tests.prepare.conftest import Shelf
 from trainkit import Environment, Workspace
 from trainkit.cli import codes
+from trainkit.testing import wait_until
 
 Run = Callable[..., tuple[int, str, str]]
 DEADLINE_SECONDS = 60.0
@@ -98,6 +102,25 @@ def test_what_cannot_be_is_said(cli: Run, packages: list[str]) -> None:
     cli("env", "build", *packages)
     code, _, err = cli("env", "show", "some:thing")
     assert code == codes.NOT_FOUND and "no environment 'some:thing' in" in err and "there are packages;" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_build_that_is_interrupted_leaves_nothing(workspace: Any, tmp_path: Path, number: signal.Signals) -> None:
+    shelf, begun, temporary = Shelf(tmp_path / "shelf"), tmp_path / "begun", tmp_path / "temporary"
+    waits = f"import os, time\nopen({str(begun)!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)"
+    shelf.source("slow", "1.0", waits)
+    Path("packages.txt").write_text("\n".join([*shelf.options, "slow"]))
+    temporary.mkdir()
+    command = [sys.executable, "-m", "trainkit.cli", "env", "build", "--env-file", "packages.txt"]
+    build = subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(temporary)}, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_until(lambda: begun.exists() or build.poll() is not None, DEADLINE_SECONDS, "the build's beginning")
+    assert list(temporary.glob("trainkit-build-*"))
+    build.send_signal(number)
+    _, said = build.communicate(timeout=DEADLINE_SECONDS)
+    assert build.returncode == (codes.INTERRUPTED if number == signal.SIGINT else -number), said
+    assert list(temporary.iterdir()) == [] and not list(Path(".trainkit/envs").glob("[!.]*"))
 
 
 @pytest.mark.engine

@@ -15,6 +15,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 
 from trainkit.boot import processes
 
@@ -31,14 +33,33 @@ class _Asked:
         self.at = self.at or time.monotonic()
 
 
+def below(pid: int) -> set[int]:
+    """Pids of all that a process has started, and of what these have."""
+    parents = {int(name): processes.parent_of(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    found = {pid}
+    while new := {each for each, parent in parents.items() if parent in found} - found:
+        found |= new
+    return found - {pid}
+
+
+def kill_with_all_below(pid: int) -> None:
+    """Kill a child of this process and all that it has started: stopped, none of them starts, or reaps, another."""
+    stopped: set[int] = set()
+    while new := {pid, *below(pid)} - stopped:
+        _send(new, signal.SIGSTOP)
+        stopped |= new
+    _send(stopped, signal.SIGKILL)
+
+
+def _send(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with suppress(OSError):  # it has ended
+            os.kill(pid, number)
+
+
 def steps_of(builder: int, program: str) -> list[int]:
     """Pids of what a builder runs for its steps: all below it that is not the builder's own program."""
-    parents = {int(name): processes.parent_of(int(name)) for name in os.listdir("/proc") if name.isdigit()}
-    below, found = {os.getpid()}, [builder]
-    while found:
-        below.update(found)
-        found = [pid for pid, parent in parents.items() if parent in below and pid not in below]
-    steps = below - {os.getpid(), builder}
+    steps = below(os.getpid()) - {builder}
     return [pid for pid in steps if os.path.basename((processes.words_of(pid) or [program])[0]) != program]
 
 
@@ -46,11 +67,7 @@ def end(builder: subprocess.Popen[bytes], program: str, patience_seconds: float)
     """Have a builder end, as described above."""
     deadline = time.monotonic() + patience_seconds
     while builder.poll() is None and time.monotonic() < deadline:
-        for pid in steps_of(builder.pid, program):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except OSError:  # it has ended
-                pass
+        _send(steps_of(builder.pid, program), signal.SIGKILL)
         time.sleep(_PAUSE_SECONDS)
     if builder.poll() is None:
         builder.kill()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,10 +17,14 @@ from trainkit.cli.codes import NotFound
 from trainkit.errors import UserErrorException
 
 if TYPE_CHECKING:
+    from trainkit.environment import Environment
+    from trainkit.prepare import Prepared
     from trainkit.prepare.inventory import Entry
+    from trainkit.workspace import Workspace
 
 _KINDS = {"dockerfile": "image of a Dockerfile", "packages": "image with packages"}
 _NAMES = 8  # that an error lists
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
@@ -122,15 +128,45 @@ def build(name: str | None, as_json: bool, **options: Any) -> None:
     else:
         raise UserErrorException("Say what to build: packages (--pip, --env-file), an image, or a registered name.")
     with contextlib.redirect_stdout(sys.stderr):
-        going = environment.build(workspace)
-        going.wait_for_completion(show_output=not as_json)
-    prepared = going.prepared
-    assert prepared is not None
+        prepared = _built(environment, workspace, show_output=not as_json)
     value = {
         "digest": prepared.digest, "reused": prepared.reused, "interpreter": prepared.interpreter,
         "image": prepared.container.image if prepared.container else None, "words": prepared.words,
     }  # fmt: skip
     output.emit(value, as_json, prepared.digest or prepared.words)
+
+
+def _built(environment: Environment, workspace: Workspace, show_output: bool) -> Prepared:
+    """Build an environment. A signal that asks for this process's end is obeyed once nothing half made is left."""
+    signals: list[int] = []
+    going = None
+
+    def stop(number: int, frame: object) -> None:
+        signals.append(number)
+        if going is not None:
+            going.cancel()
+
+    wanted = [number for number in _ENDING if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = [signal.signal(number, stop) for number in wanted]
+    try:
+        going = environment.build(workspace)
+        if signals:
+            going.cancel()
+        going.wait_for_completion(show_output)
+    except Exception:  # the build was canceled, its installer had the signal too, or the terminal is gone
+        if not signals:
+            raise
+        if going is not None:
+            with contextlib.suppress(Exception):
+                going.wait_for_completion(show_output=False)
+    finally:
+        for number, handler in zip(wanted, before, strict=True):
+            signal.signal(number, handler)
+    if signals:
+        os.kill(os.getpid(), signals[0])
+        raise KeyboardInterrupt
+    assert going is not None and going.prepared is not None
+    return going.prepared
 
 
 @env.command("prune")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainkit.boot.rundir import make_private
+from trainkit.ending import kill_with_all_below
 from trainkit.errors import EnvironmentBuildError, MissingPackage
 
 POLL_SECONDS = 0.2
@@ -86,12 +87,12 @@ class Installer:
         try:
             return Result(self._wait(process), self._since(start))
         finally:
-            if process.poll() is None:
+            if process.poll() is None and stop_seconds:
+                process.terminate()
                 with suppress(subprocess.TimeoutExpired):
-                    if stop_seconds:
-                        process.terminate()
-                        process.wait(stop_seconds)
-                process.kill()
+                    process.wait(stop_seconds)
+            if process.poll() is None:
+                kill_with_all_below(process.pid)  # uv, killed, leaves the build of a package running
                 process.wait()
 
     def ask(self, argv: Sequence[str], cwd: Path) -> Result:
