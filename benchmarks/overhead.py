@@ -7,8 +7,8 @@ order, in one thread. trainkit runs with its defaults: a recorded run, a checkpo
 preemption, the step timer; of the peers everything optional is off (loggers, progress bars, checkpoints). Each is timed
 for N and for 2 N steps and the difference counts, so that what happens once a fit does not. Repeats are interleaved;
 medians are reported. Before, the losses of trainkit and the bare loop are compared, bit by bit. Then, alone: what a
-step of a loop on several ranks writes into the page of memory in which its agent sees whether it goes on. Prints a table
-and writes benchmarks/results/overhead.json.
+step of a loop on several ranks writes into the page of memory in which its agent sees that it goes on. Prints a table,
+writes benchmarks/results/overhead.json.
 """
 
 from __future__ import annotations
