@@ -1,4 +1,4 @@
-"""Jobs in containers, as submitting decides on them; no engine is needed for that, only one that says it is there."""
+"""Jobs, as submitting decides on them; most are in containers, for which an engine only has to say it is there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 from tests.strangers import install
 from trainkit import ComputeTarget, DockerConfiguration, Environment, Experiment, ScriptRunConfig
+from trainkit.distributed import SpreadConfiguration
 from trainkit.dryrun import dry_run
-from trainkit.errors import UnsupportedJob
+from trainkit.errors import UnsupportedJob, UserErrorException
 from trainkit.plan import Plan, decide
 from trainkit.workspace import Workspace
 
@@ -130,3 +131,18 @@ def test_a_cluster_that_runs_images_needs_no_engine(
     asked.environment.docker.base_dockerfile = "FROM python:3.11"
     with pytest.raises(UnsupportedJob, match="orbit runs images itself.* has a Dockerfile.*push it to a registry"):
         planned(workspace, asked)
+
+
+def test_fewer_nodes_are_for_what_goes_on_with_them(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("")
+
+    def asked(spread: str, restarts: int) -> ScriptRunConfig:
+        return ScriptRunConfig(
+            str(tmp_path), "train.py", distributed_job_config=SpreadConfiguration(spread, 1, 2), use_gpu=False,
+            min_nodes=1, max_restarts=restarts,
+        )  # fmt: skip
+
+    assert planned(workspace, asked("horovod-elastic", 0)).job.min_nodes == 1
+    assert planned(workspace, asked("fork", 1)).job.min_nodes == 1
+    with pytest.raises(UserErrorException, match="max_restarts is 0: give both, or take the spread horovod-elastic"):
+        planned(workspace, asked("fork", 0))

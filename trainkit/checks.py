@@ -169,12 +169,15 @@ def restarts_of(value: object) -> int:
     return value
 
 
-def min_nodes_of(value: object, nodes: int, restarts: int) -> int:
-    """The fewest nodes that a restart goes on with, 0 for all; raises UserErrorException where that cannot be meant."""
+def min_nodes_of(value: object, nodes: int, goes_on: bool) -> int:
+    """The fewest nodes that a job goes on with, 0 for all; raises UserErrorException where that cannot be meant."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= nodes:
         raise UserErrorException(f"min_nodes is a whole number from 0 to the job's {nodes} node(s), not {value!r}.")
-    if value and not restarts:
-        raise UserErrorException(f"min_nodes={value} is for restarts, and max_restarts is 0: give both.")
+    if value and not goes_on:
+        raise UserErrorException(
+            f"min_nodes={value} is for restarts, and max_restarts is 0: give both, or take the spread horovod-elastic, "
+            "which goes on by itself."
+        )
     return value
 
 

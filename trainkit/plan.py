@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trainkit import checks, containers
 from trainkit.boot.gpus import Gpu, visible
 from trainkit.boot.newrun import check_experiment_name
-from trainkit.boot.plugins import SPREADS, found, launcher
+from trainkit.boot.plugins import SPREADS, found, launcher, load
 from trainkit.boot.settings import RESUME_FROM
 from trainkit.distributed import MpiConfiguration, PyTorchConfiguration, World, world_of
 from trainkit.environments.build import buildable
@@ -204,6 +204,7 @@ def _job(
         script = entry
     gpu_ids = {"TRAINKIT_GPUS": ",".join(devices.ids)} if devices.ids else {}
     _refuse_missing(SPREADS, "spread", spread)
+    goes_on = bool(restarts) or (bool(run.min_nodes) and bool(getattr(load(SPREADS, spread), "owns_restarts", False)))
     return Job(
         run_id="",
         experiment=experiment,
@@ -226,5 +227,5 @@ def _job(
         max_restarts=restarts,
         hang=checks.hang_of(run.hang),
         preflight=checks.flag_of("preflight", run.preflight),
-        min_nodes=checks.min_nodes_of(run.min_nodes, world.nodes, restarts),
+        min_nodes=checks.min_nodes_of(run.min_nodes, world.nodes, goes_on),
     )

@@ -11,7 +11,7 @@ from trainkit.cli import codes, output
 
 @click.command()
 @click.option("-t", "--target", metavar="NAME", help="Look at the nodes of this compute target instead, all at once.")
-@click.option("--nodes", type=click.IntRange(2), help="With --target: how many.  [default: as many as it has]")
+@click.option("--nodes", type=click.IntRange(2), help="With --target: how many.  [default: max_nodes or hosts, or 2]")
 @click.option("--wait-seconds", type=click.FloatRange(min=1), default=120.0, show_default=True,
               help="With --target: for the nodes to start.")  # fmt: skip
 @output.json_option

@@ -28,7 +28,7 @@ from trainkit.runconfig import RunConfiguration, ScriptRunConfig
 from trainkit.sources import project_file, source_dir
 
 Text = str | os.PathLike[str]
-_DEPRECATED = {  # name: what to say; all without effect on the result
+_DEPRECATED = {  # name: what to say of it
     "distributed_backend": "use distributed_training=MpiConfiguration() or PyTorchConfiguration()",
     "vm_priority": "machines of one's own have no priority",
     "conda_dependencies_file_path": "use conda_dependencies_file",
