@@ -6,6 +6,7 @@ the cluster see under this path; besides it, the launcher writes only there, in 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shlex
@@ -193,10 +194,10 @@ class Ray:
                     f"{self.address} redirects to {error.headers['Location']}, which is not followed: a token would go "
                     "there too. Give the address of the Ray cluster's dashboard itself."
                 ) from error
-            raise refusal(self.address, error.code, error.read().decode("utf-8", "replace")) from error
+            raise refusal(self.address, error.code, _words(error)) from error
         except ValueError as error:
             raise LaunchError(f"What answers at {self.address} is not Ray's dashboard.") from error
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:  # the latter for an answer that was cut off
             reason = getattr(error, "reason", None) or error
             raise LaunchError(
                 f"No Ray cluster answers at {self.address} ({reason}). Is its head node up, and its dashboard "
@@ -225,6 +226,14 @@ def _token(variable: str) -> str:
     if not token:
         raise LaunchError(f"The environment variable {variable}, which is to hold Ray's token, is not set here.")
     return token
+
+
+def _words(error: urllib.error.HTTPError) -> str:
+    """What came with a refusal; nothing where that was cut off."""
+    try:
+        return error.read().decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
 
 
 def stage_in(folder: str) -> Mapping[str, Any]:

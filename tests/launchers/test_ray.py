@@ -158,6 +158,7 @@ class Dashboard(HTTPServer):
 
     code, text = 200, "{}"
     location = ""  # where it redirects to
+    kept = 0  # so many bytes more are announced than are sent before the connection is closed
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answering)
@@ -175,6 +176,8 @@ class Answering(BaseHTTPRequestHandler):
         self.send_response(self.server.code)
         if self.server.location:
             self.send_header("Location", self.server.location)
+        if self.server.kept:
+            self.send_header("Content-Length", str(len(self.server.text.encode()) + self.server.kept))
         self.end_headers()
         self.wfile.write(self.server.text.encode())
 
@@ -250,6 +253,19 @@ def test_a_cluster_that_is_silent_is_waited_for(tmp_path: Path) -> None:
     status = Ray("http://127.0.0.1:9").poll(f"a {tmp_path}")
     assert status.phase == "running"
     assert status.words.startswith("No Ray cluster answers at http://127.0.0.1:9")
+
+
+def test_an_answer_that_is_cut_off_is_as_good_as_none(dashboard: Dashboard, tmp_path: Path) -> None:
+    (tmp_path / "stage.json").write_text(json.dumps(RUNNING))
+    dashboard.text, dashboard.kept = '{"status": "RUN', 10
+    assert Ray(dashboard.address).poll(f"a {tmp_path}").phase == "running"
+    with pytest.raises(LaunchError, match="No Ray cluster answers") as raised:
+        Ray(dashboard.address)._call("GET", "/api/jobs/a")
+    assert raised.value.transient
+    dashboard.code = 502
+    assert Ray(dashboard.address).poll(f"b {tmp_path}").phase == "running"
+    dashboard.code = 404  # what it says besides is not needed
+    assert Ray(dashboard.address).poll(f"a {tmp_path}").phase == "lost"
 
 
 def test_a_shell_goes_to_the_address_that_ray_knows(tmp_path: Path) -> None:
