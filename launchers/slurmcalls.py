@@ -16,7 +16,7 @@ from trainkit.job import Job, Status
 
 from . import slurmroom as room
 from . import slurmstates as states
-from .slurmtext import Handle, environment, name_of, refused, submitted
+from .slurmtext import Handle, environment, name_of, submitted
 
 _CALL_SECONDS = 30.0
 _ASK_SECONDS = 8.0  # for what is asked again and again: whoever watches the job has more to look at
@@ -85,7 +85,7 @@ def check_room(partition: str, limit: str, job: Job, extra: Sequence[str]) -> No
     command = ("scontrol", "show", "partition", "-o")
     known = call(*command)
     if known.returncode:
-        raise refused(command, known.stderr)
+        raise room.refused(command, known.stderr)
     room.check_partition(partition, limit, job, room.partitions(known.stdout))
     if job.min_nodes:
         chosen = [f"--partition={partition}"] if partition else []
@@ -158,7 +158,7 @@ def end_earlier(job: Job, extra: Sequence[str]) -> None:
     while names:
         seen = call(*command)
         if seen.returncode:
-            raise refused(command, seen.stderr)
+            raise room.refused(command, seen.stderr)
         if not wanted:
             for number in states.unended(seen.stdout, returning=True):
                 forget(number, where)
@@ -182,7 +182,7 @@ def submit(command: Sequence[str], job: Job) -> Handle:
     done = call(*command, times=False)
     if done.returncode:
         call("scancel", f"--jobname={name_of(job)}")
-        raise refused(command, done.stderr)
+        raise room.refused(command, done.stderr)
     try:
         return submitted(done.stdout, job)
     except LaunchError:

@@ -1,4 +1,5 @@
-"""What a Slurm cluster has and allows, read from its answers, and jobs refused that it would accept and never start.
+"""What a Slurm cluster has and allows, read from its answers: jobs that it would accept and never start are refused,
+and what it refuses itself is told with the remedy.
 
 Pure functions from text and values to values and errors.
 """
@@ -120,3 +121,34 @@ def _told(known: Sequence[Partition]) -> str:
         return f"{p.name} ({int(min(p.nodes, p.most_nodes))} nodes{time}{'' if p.state == 'UP' else ', ' + p.state})"
 
     return ", ".join(limits(p) for p in known[:20])
+
+
+_ASSOCIATIONS = "`sacctmgr show assoc user=$USER format=account,partition,qos` lists yours"
+_REMEDIES = (  # a sign in sbatch's words, and which field to change
+    ("accounting/qos policy", "account, qos, time or the job's size: a limit of the account or QoS is reached"),
+    ("account", f"account: {_ASSOCIATIONS}"),
+    ("partition", "partition: `sinfo -s` lists them"),
+    ("qos", f"qos: {_ASSOCIATIONS}"),
+    ("gres", "gpus_per_node or gres: `sinfo -o '%P %G'` lists what nodes have"),
+    ("feature", "constraint: `sinfo -o '%P %f'` lists the nodes' features"),
+    ("reservation", "reservation: `scontrol show reservation` lists them"),
+    ("node name", "nodelist or exclude: `sinfo -N` lists the nodes"),
+    ("--time", "time: `sinfo -o '%P %l'` lists the partitions' limits"),
+    ("time limit", "time: `sinfo -o '%P %l'` lists the partitions' limits"),
+    ("memory", "memory: `sinfo -o '%P %m'` lists what nodes have, in MB"),
+    ("node configuration", "memory, cpus_per_rank or gpus_per_node: `sinfo -o '%P %c %m %G'` lists what nodes have"),
+    ("unrecognized option", "extra: this version of sbatch does not know it"),
+)
+_TRANSIENT = ("unable to contact", "timed out", "connection refused", "temporarily", "try again")
+
+
+def refused(command: Sequence[str], output: str) -> LaunchError:
+    """sbatch's own words as one error, with the launcher's field that can help."""
+    lines = [line.split("error: ", 1)[-1].strip() for line in output.strip().splitlines()]
+    words = "; ".join(dict.fromkeys(line for line in lines if line and not line.startswith("Try "))) or "no reason"
+    transient = any(sign in words.lower() for sign in _TRANSIENT)
+    field = next((remedy for sign, remedy in _REMEDIES if sign in words.lower()), "")
+    advice = " Try again later." if transient else f" Change the launcher's {field}." if field else ""
+    return LaunchError(
+        f"Slurm refused the job: {words.rstrip('.')}.{advice}", command=command, output=output, transient=transient
+    )

@@ -1,6 +1,6 @@
-"""What is written for Slurm: options, the batch script, refusals, remedies. Pure functions from values to text.
+"""What is written for Slurm: options, the batch script, and what is refused before. Pure functions to text.
 
-What Slurm answers is read by `slurmstates`; `slurm` acts. Nothing is contacted, read or written here.
+What Slurm answers is read by `slurmstates` and `slurmroom`; `slurm` acts. Nothing is contacted, read or written here.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
@@ -235,14 +235,16 @@ def is_path(text: str) -> bool:
 
 def _again(run_dir: str, max_restarts: int) -> list[str]:
     """Slurm starts again only what it ends itself: ranks that were asked to end and have saved, and jobs whose agents
-    lost a node before Slurm knew, ask for it; the latter not without end, where the job says how often."""
+    lost a node before Slurm knew, ask for it; the latter not without end, where the job says how often. The run's time
+    limit is for all its attempts: another would be ended at once."""
     saved = """grep -qs '"exit_code": 75' "$folder"/ranks/*.json"""
+    late = """grep -qs '"reason": "time limit ' "$folder"/nodes/*.end.json"""  # the run's own, not Slurm's
     lost = """grep -qs '"lost": {"' "$folder"/nodes/*.end.json"""
     if max_restarts:
         lost = f'{{ [ "$attempt" -le {max_restarts} ] && {lost}; }}'
     return [
         f'attempt=$(newest); folder={run_dir}/attempts/"$attempt"  # the agents may have gone on to another',
-        f"if [ ! -e {run_dir}/cancel.json ] && {{ {saved} || {lost}; }}; then",
+        f"if [ ! -e {run_dir}/cancel.json ] && ! {late} && {{ {saved} || {lost}; }}; then",
         '    scontrol requeue "$SLURM_JOB_ID" && sleep 60  # until Slurm ends this script',
         "fi",
     ]
@@ -265,34 +267,3 @@ def waits_for(launcher: Slurm, job: Job) -> str:
     limit = launcher.queue_timeout_seconds
     given_up = f"; given up after {limit} s in the queue" if limit else ""
     return f"Would wait until Slurm has {job.nodes} free node(s) of {where} for it{given_up}."
-
-
-_ASSOCIATIONS = "`sacctmgr show assoc user=$USER format=account,partition,qos` lists yours"
-_REMEDIES = (  # a sign in sbatch's words, and which field to change
-    ("accounting/qos policy", "account, qos, time or the job's size: a limit of the account or QoS is reached"),
-    ("account", f"account: {_ASSOCIATIONS}"),
-    ("partition", "partition: `sinfo -s` lists them"),
-    ("qos", f"qos: {_ASSOCIATIONS}"),
-    ("gres", "gpus_per_node or gres: `sinfo -o '%P %G'` lists what nodes have"),
-    ("feature", "constraint: `sinfo -o '%P %f'` lists the nodes' features"),
-    ("reservation", "reservation: `scontrol show reservation` lists them"),
-    ("node name", "nodelist or exclude: `sinfo -N` lists the nodes"),
-    ("--time", "time: `sinfo -o '%P %l'` lists the partitions' limits"),
-    ("time limit", "time: `sinfo -o '%P %l'` lists the partitions' limits"),
-    ("memory", "memory: `sinfo -o '%P %m'` lists what nodes have, in MB"),
-    ("node configuration", "memory, cpus_per_rank or gpus_per_node: `sinfo -o '%P %c %m %G'` lists what nodes have"),
-    ("unrecognized option", "extra: this version of sbatch does not know it"),
-)
-_TRANSIENT = ("unable to contact", "timed out", "connection refused", "temporarily", "try again")
-
-
-def refused(command: Sequence[str], output: str) -> LaunchError:
-    """sbatch's own words as one error, with the launcher's field that can help."""
-    lines = [line.split("error: ", 1)[-1].strip() for line in output.strip().splitlines()]
-    words = "; ".join(dict.fromkeys(line for line in lines if line and not line.startswith("Try "))) or "no reason"
-    transient = any(sign in words.lower() for sign in _TRANSIENT)
-    field = next((remedy for sign, remedy in _REMEDIES if sign in words.lower()), "")
-    advice = " Try again later." if transient else f" Change the launcher's {field}." if field else ""
-    return LaunchError(
-        f"Slurm refused the job: {words.rstrip('.')}.{advice}", command=command, output=output, transient=transient
-    )

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from trainkit.boot.reserved import Reserved
+from trainkit.boot.rundir import RunDir, make_private, publish
 from trainkit.errors import LaunchError, UnsupportedJob, UserErrorException
 from trainkit.job import Job, Status
 from trainkit.options import launcher_of, options_of
@@ -175,6 +177,28 @@ def test_the_script_asks_to_be_started_again_only_where_that_can_help(
     assert subprocess.run(["bash", "-s"], input=script, text=True, env=env).returncode == 7
     calls = (tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else ""
     assert calls == ("requeue 12\n" if again and not cancelled else "")
+
+
+@pytest.mark.parametrize(
+    ("reason", "again"),
+    [("time limit of 1 s", False), ("canceled", True), ("node 1 (n2) was lost: no answer", True)],
+)
+def test_a_run_that_has_used_up_its_time_is_not_queued_again(tmp_path: Path, reason: str, again: bool) -> None:
+    """Slurm's own time limit, and a preemption, reach the agents as a signal: they write "canceled"."""
+    attempt = RunDir(tmp_path / "run").attempt(3)
+    make_private(attempt.logs)
+    publish(tmp_path / "rank.json", {"rank": 0, "exit_code": 75, "signal": None})
+    end = Reserved(tmp_path / "end.json")
+    end.publish({"node": 1, "problem": "", "reason": reason, "lost": None, "hung": ""})
+    agents = f"mkdir {attempt.ranks} {attempt.nodes}; cd {tmp_path}; cp rank.json {attempt.rank_record(0)}; "
+    agents += f"cp end.json {attempt.agent_end(1)}; exit 7"
+    for program, does in (("srun", agents), ("scontrol", f'echo "$@" >>"{tmp_path}/calls"'), ("sleep", ":")):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / program).chmod(0o755)
+    script = Slurm(requeue=True).script(dataclasses.replace(JOB, run_dir=str(tmp_path / "run")))
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12"}
+    assert subprocess.run(["bash", "-s"], input=script, text=True, env=env).returncode == 7
+    assert (tmp_path / "calls").exists() is again
 
 
 @pytest.mark.parametrize(
@@ -401,7 +425,7 @@ def test_a_job_that_may_shrink_is_told_how_many_nodes_are_in_order() -> None:
     ],
 )  # fmt: skip
 def test_a_refusal_has_slurms_words_and_the_remedy(output: str, words: str, transient: bool) -> None:
-    error = text.refused(("sbatch", "x"), output)
+    error = room.refused(("sbatch", "x"), output)
     assert error.transient is transient
     with pytest.raises(LaunchError, match=words):
         raise error
