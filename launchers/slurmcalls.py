@@ -179,12 +179,13 @@ def end_earlier(job: Job, extra: Sequence[str]) -> None:
 
 def submit(command: Sequence[str], job: Job) -> Handle:
     """Submit; where Slurm refuses, or does not say whether it has accepted, nothing is left. Raises LaunchError."""
+    undo = ("scancel", f"--jobname={name_of(job)}", *_clusters(command))
     done = call(*command, times=False)
     if done.returncode:
-        call("scancel", f"--jobname={name_of(job)}")
+        call(*undo)
         raise room.refused(command, done.stderr)
     try:
         return submitted(done.stdout, job)
     except LaunchError:
-        call("scancel", f"--jobname={name_of(job)}")
+        call(*undo)
         raise

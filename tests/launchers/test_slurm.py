@@ -270,6 +270,20 @@ def test_while_slurm_does_not_answer_no_next_job_is_started(tmp_path: Path, monk
     assert raised.value.transient
 
 
+@pytest.mark.parametrize("said", ["echo 'sbatch: error: Socket timed out' >&2; exit 1", "echo accepted"])
+@pytest.mark.parametrize(("extra", "where"), [((), ""), (("--exclusive", "--clusters=east"), " --clusters=east")])
+def test_a_job_that_may_have_been_accepted_is_ended_where_it_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, extra: tuple[str, ...], where: str
+) -> None:
+    for program, does in (("sbatch", said), ("scancel", f"echo \"$@\" >>'{tmp_path}/cancelled'")):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(LaunchError):
+        slurmcalls.submit(Slurm(extra=extra)._command(JOB), JOB)
+    assert (tmp_path / "cancelled").read_text() == f"--jobname=birds_17.3{where}\n"
+
+
 def test_a_dry_run_shows_everything() -> None:
     shown = Slurm(partition="gpu", queue_timeout_seconds=600).dry_run(JOB)
     assert shown.startswith("sbatch --parsable --job-name=birds_17.3 --nodes=2")
