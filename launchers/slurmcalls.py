@@ -149,13 +149,14 @@ def forget(number: str, where: Sequence[str]) -> None:
 def end_earlier(job: Job, extra: Sequence[str]) -> None:
     """See to it that no Slurm job of an earlier attempt runs, or is started again, beside the next one.
 
-    Raises LaunchError where Slurm does not say so. A node of it that does not answer is not waited for.
+    Nor one of this attempt's own name, which Slurm accepted without our hearing of it. Raises LaunchError where Slurm
+    does not say so. A node of it that does not answer is not waited for.
     """
-    names = ",".join(name_of(replace(job, attempt=number)) for number in range(1, job.attempt))
+    names = ",".join(name_of(replace(job, attempt=number)) for number in range(1, job.attempt + 1))
     where = _clusters(extra)
     command = ("squeue", "-h", "-t", "all", f"--name={names}", "-o", states.LISTED, *where)
     begun, wanted = time.monotonic(), set[str]()
-    while names:
+    while True:
         seen = call(*command)
         if seen.returncode:
             raise room.refused(command, seen.stderr)
