@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trainkit.boot.channel import FENCE_SECONDS, HeadChannel, Message, NodeChannel
+from trainkit.boot.channel import FENCE_SECONDS, Channel, HeadChannel, Message, NodeChannel
 from trainkit.boot.rundir import AttemptDir, publish, read_json
 from trainkit.testing import wait_until
 
@@ -70,3 +71,17 @@ def test_a_node_whose_agent_is_busy_is_not_lost(attempt: AttemptDir) -> None:
         time.sleep(0.05)
     assert head.peers() == [1]
     assert [message["type"] for _, message in told] == ["hello"]
+
+
+def test_a_beat_never_overtakes_the_hello(attempt: AttemptDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    listen_to = NodeChannel._listen_to
+
+    def and_beat(channel: NodeChannel, *rest: Any) -> None:
+        listen_to(channel, *rest)
+        if isinstance(channel, NodeChannel):
+            channel.send({"type": "beat"})
+
+    monkeypatch.setattr(Channel, "_listen_to", and_beat)
+    head = HeadChannel(attempt, ["127.0.0.1"])
+    NodeChannel(attempt, 1, {"name": "one"}, lambda: None)
+    wait_until(lambda: head.peers() == [1], 5, "the node")

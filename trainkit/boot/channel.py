@@ -207,8 +207,10 @@ class NodeChannel(Channel):
             if peer is None:
                 time.sleep(0.02)
         self.local, self._head = own_address(peer.fileno()), peer
+        first = {**hello, "type": "hello", "node": node, "via": self.via, "local": self.local}
+        with suppress(OSError, ValueError):  # who listens sees that the head is gone
+            peer.send(json.dumps(first).encode())  # before the beats, which begin as soon as there is a peer
         self._listen_to(0, peer)
-        self.send({**hello, "type": "hello", "node": node, "via": self.via, "local": self.local})
 
     def close(self) -> None:
         """Hang up: the head has said its last word."""
