@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from trainkit import watching
 from trainkit.boot.formation import prepare_attempt
 from trainkit.boot.rundir import AttemptDir, RunDir, publish
+from trainkit.job import Status
 
 
 def attempt(tmp_path: Path, nodes: int = 2) -> tuple[RunDir, AttemptDir]:
@@ -55,3 +58,19 @@ def test_agents_that_have_all_ended_end_the_job_of_a_cluster_that_does_not_say_s
     assert not life.over()
     life._ended -= watching.SILENCE_SECONDS
     assert life.over()
+
+
+def test_a_disk_that_does_not_answer_gives_no_job_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, one = attempt(tmp_path)
+    phases = ["running", "running", "ended"]
+
+    class Cluster:
+        def poll(self, handle: str) -> Status:
+            return Status(phases.pop(0), "its words")  # type: ignore[arg-type]
+
+    def stale(*_: object) -> str:
+        raise OSError(116, "Stale file handle")
+
+    for look in ("lost", "over", "follow"):
+        monkeypatch.setattr(watching.Life, look, stale)
+    assert watching.watch(run, one, Cluster(), lambda *_: None) == ("", "its words")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from trainkit.boot.attempts import launched
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
@@ -14,6 +15,7 @@ from trainkit.restarts import begun
 CANCEL_AGAIN_SECONDS = 6.0
 SILENCE_SECONDS = 20.0  # of a head that gave signs of life before
 _STARTING_SECONDS = 3.0
+T = TypeVar("T")
 
 
 def watch(run: RunDir, attempt: AttemptDir, launcher: Launcher, say: Callable[[str, str], None]) -> tuple[str, str]:
@@ -23,7 +25,7 @@ def watch(run: RunDir, attempt: AttemptDir, launcher: Launcher, say: Callable[[s
     while True:
         status = launcher.poll(handle)
         if status.phase == "ended":
-            life.follow()
+            _seen(life.follow, None)
             return "", status.words
         if status.phase == "lost":
             return status.words or "the cluster no longer knows the job", ""
@@ -34,24 +36,32 @@ def watch(run: RunDir, attempt: AttemptDir, launcher: Launcher, say: Callable[[s
         elif queued:
             say("Running", status.words)
         queued = status.phase == "queued"
-        if not queued and (silent := life.lost()):
+        if not queued and (silent := _seen(life.lost, "")):
             again = getattr(launcher, "again", None)  # of one whose cluster starts a job again by itself
-            if not again or run.cancel.exists() or not again(handle):
+            if not again or _seen(run.cancel.exists, False) or not again(handle):
                 _cancel(launcher, handle)
                 return silent, ""
             life.begin_again()
-        if not queued and getattr(launcher, "shared_disk", True) and life.over():
+        if not queued and getattr(launcher, "shared_disk", True) and _seen(life.over, False):
             _cancel(launcher, handle)
             return "", status.words
-        if run.cancel.exists() and time.monotonic() - asked > CANCEL_AGAIN_SECONDS:
+        if _seen(run.cancel.exists, False) and time.monotonic() - asked > CANCEL_AGAIN_SECONDS:
             asked = time.monotonic()
             _cancel(launcher, handle)
         time.sleep(pause)
         pause = 0.01 if time.monotonic() - start < _STARTING_SECONDS else min(0.25, pause * 1.2)
 
 
+def _seen(look: Callable[[], T], unknown: T) -> T:
+    """What a look at the run's files says; `unknown` where their disk does not answer just now."""
+    try:
+        return look()
+    except OSError:
+        return unknown
+
+
 def _cancel(launcher: Launcher, handle: str) -> None:
-    """Ask for the job's end; a cluster that refuses, or does not answer, is asked again later."""
+    """Ask for the job's end. Of a job that is given up agents that do not hear of it see that its run has ended."""
     try:
         launcher.cancel(handle)
     except TrainkitError as error:

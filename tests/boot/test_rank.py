@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from trainkit.boot.rank import expand
-from trainkit.boot.rundir import read_json
+from trainkit.boot.rundir import make_private, read_json
 from trainkit.boot.shims import ALONE
 from trainkit.testing import make_job, wait_until
 
@@ -93,6 +93,16 @@ def test_a_signal_is_recorded_with_the_line_that_python_was_at(tmp_path: Path) -
     record, log = run(tmp_path, "import ctypes\ndef crash():\n    ctypes.string_at(0)\ncrash()\n")
     assert (record["signal"], record["line"], record["function"]) == ("SIGSEGV", 3, "crash")
     assert "Segmentation fault" in log
+
+
+def test_a_signal_on_a_full_disk_is_recorded(tmp_path: Path) -> None:
+    job, attempt = make_job(tmp_path / "run", "import ctypes\nctypes.string_at(0)\n")
+    make_private(attempt.logs)
+    attempt.rank_log(0).symlink_to("/dev/full")
+    env = {"TRAINKIT_RUN_DIR": job.run_dir, "TRAINKIT_RUN_ID": job.run_id, "TRAINKIT_ATTEMPT": "1"}
+    subprocess.run([sys.executable, "-m", "trainkit.boot.rank"], env={**os.environ, **ENVIRONMENT, **env}, timeout=60)
+    record = read_json(attempt.rank_record(0)) or {}
+    assert (record["signal"], record["line"]) == ("SIGSEGV", 2)
 
 
 def test_a_threads_exception_fails_nothing_by_itself(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Failing:
         for rank in sorted(self._left):
             try:
                 record = read_json(self._attempt.rank_record(rank))
-            except WorkspaceException:  # damaged: somebody else will say so
+            except (WorkspaceException, OSError):  # damaged: somebody else will say so; or the disk does not answer
                 record = None
             if record is None:
                 continue

@@ -69,9 +69,10 @@ class Gathering:
             if time.monotonic() > deadline:
                 raise LaunchError("The driver has not recorded this launch: it ended before the job began.")
             time.sleep(0.01)
+        self._check_wanted()
 
     def _check_wanted(self) -> None:
-        """Raise LaunchError where the run went on without this attempt: its driver died before it had recorded it."""
+        """Raise LaunchError where the run went on, or has ended, without this attempt: its job had been given up."""
         run = RunDir(self.job.run_dir)
         if overtaken(run, self.attempt) or run.state.exists():
             raise LaunchError("The run went on without this attempt.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from trainkit.boot.attempts import overtaken
 from trainkit.boot.part import Part
@@ -12,7 +13,7 @@ SIGN_SECONDS = 2.0
 
 
 class LifeSign(Part):
-    """Writes the time into attempts/K/nodes/0.beat; ends a job that was given up while this machine slept."""
+    """Writes the time into attempts/K/nodes/0.beat; ends a job that was given up."""
 
     def __init__(self, run: RunDir, attempt: AttemptDir) -> None:
         self._run, self._attempt, self._given = run, attempt, 0.0
@@ -23,9 +24,10 @@ class LifeSign(Part):
         if now - self._given < SIGN_SECONDS:
             return
         self._given = now
-        try:
+        with suppress(OSError):  # a full disk
             self._attempt.beat.write_text("%.3f" % now)
-        except OSError:  # a full disk
-            pass
-        if overtaken(self._run, self._attempt):
-            self.ended_by = "the job was started again without this node"
+        with suppress(OSError):  # of a shared disk: it is looked at again
+            if overtaken(self._run, self._attempt):
+                self.ended_by = "the job was started again without this node"
+            elif self._run.state.exists():
+                self.ended_by = "the run has ended without this job, which had been given up"

@@ -178,7 +178,8 @@ class _Shim:
         text = script.without_own_frames(self.stacks.read().decode("utf-8", "replace"))
         if not text:
             return {}
-        os.write(self.log, text.encode())
+        with suppress(OSError):  # a full disk
+            os.write(self.log, text.encode())
         place = script.users_place(list(reversed(script.places_in(text))), self.code)
         return {"traceback": text[:8000], **(dict(zip(("file", "line", "function"), place)) if place else {})}
 
