@@ -90,6 +90,13 @@ def test_the_time_limit_is_for_all_attempts_together(workspace: Any, tmp_path: P
     assert "time limit" in state["verdict"]["summary"]
 
 
+def test_the_time_limit_of_a_job_that_was_started_again_is_named_whole(workspace: Any, tmp_path: Path) -> None:
+    script = COUNTING + "time.sleep(0.5 if attempt == 1 else 60); sys.exit(1)\n"
+    state = _ended(_submit(workspace, tmp_path, script, max_restarts=1, max_run_duration_seconds=4))
+    assert state["attempt"] == 2
+    assert "ended by its time limit of 4 s." in state["verdict"]["summary"]
+
+
 SAVING = """
 import os, signal, sys, time
 attempt, rank = os.environ["TRAINKIT_ATTEMPT"], os.environ["RANK"]

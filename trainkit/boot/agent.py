@@ -21,6 +21,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from trainkit.boot import processes
 from trainkit.boot.again import Again, ending
 from trainkit.boot.asked import Asked
+from trainkit.boot.attempts import time_limit
 from trainkit.boot.channel import Channel, Message
 from trainkit.boot.commands import Commands
 from trainkit.boot.failing import Failing
@@ -31,6 +32,7 @@ from trainkit.boot.inside import mark, seen_here
 from trainkit.boot.part import Part
 from trainkit.boot.parts import parts_of
 from trainkit.boot.ranks import without_ranks
+from trainkit.boot.reports import not_begun
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.boot.shims import end_earlier
@@ -149,7 +151,7 @@ class Agent:
             if self.asked.yet:
                 self._stop("canceled")
             if time.monotonic() > limit:
-                self._stop("time limit of %g s" % self.job.max_seconds)
+                self._stop("time limit of %g s" % max(self.job.max_seconds, time_limit(RunDir(self.job.run_dir))))
             if self.victims_until and time.monotonic() > self.victims_until:
                 self._stop(self.reason or _FAILED)
             if self.stopping and time.monotonic() - self.stopping > self.grace:
@@ -179,8 +181,8 @@ class Agent:
             if kind == "done":
                 self.done[node] = bool(message.get("own", True))
             elif kind == "end":
-                self.over = time.monotonic()
-                self._take_leave()
+                self.over = time.monotonic()  # nothing is left to do here, not for mpirun either:
+                self.channel.send({"type": "done", "node": self.node, "own": True})  # who goes after that is not lost
             elif kind == "stop":
                 self._stop(message.get("reason") or "the head asked for it", message.get("save", True))
             elif kind == "lost":
@@ -188,11 +190,6 @@ class Agent:
             elif kind == "failed" and not self.victims_until:
                 self.victims_until = time.monotonic() + VICTIM_SECONDS
                 self.reason = message.get("reason") or ""
-
-    def _take_leave(self) -> None:
-        """Say that nothing is left to do here, not for mpirun either: who is gone after that was not lost."""
-        if self.channel is not None:
-            self.channel.send({"type": "done", "node": self.node, "own": True})
 
     def _do_parts(self) -> None:
         for part in self.parts:
@@ -282,10 +279,13 @@ def main(argv: List[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     processes.become_subreaper()
     while number:
-        attempt = formation(run, number, node)
-        if number != told:
-            processes.print_to(attempt.agent_log(node))
-        agent = _begin(attempt, node, asked, argv[3:])
+        try:
+            attempt = formation(run, number, node)
+            if number != told:
+                processes.print_to(attempt.agent_log(node))
+            agent = _begin(attempt, node, asked, argv[3:])
+        except TrainkitError as error:
+            return not_begun(run.attempt(number), node, error)
         if agent is None:
             return int(read_json(attempt.job) is None)
         number = agent.run()

@@ -28,14 +28,19 @@ def made(run: RunDir, last: Optional[int] = None) -> int:
     return max(0, len(own) - 1)  # those that the cluster made by itself are its own affair
 
 
+def time_limit(run: RunDir) -> float:
+    """Seconds that all attempts of the run have together; 0 where they are not limited, or nothing was launched."""
+    first = next(iter(launched(run)), None)
+    return float((read_json(first.job) or {}).get("max_seconds") or 0) if first is not None else 0.0
+
+
 def seconds_left(run: RunDir) -> Optional[float]:
     """Of the run's time limit, which is for all attempts together; None where there is none."""
-    first = next(iter(launched(run)), None)
-    limit = (read_json(first.job) or {}).get("max_seconds") if first is not None else 0
+    first, limit = next(iter(launched(run)), None), time_limit(run)
     if first is None or not limit:
         return None
     begun = read_json(first.agent(0), "time") or read_json(first.handle, "time") or {}  # not the time in a queue
-    return float(limit) - (time.time() - float(begun["time"]))
+    return limit - (time.time() - float(begun["time"]))
 
 
 def spent(run: RunDir, max_restarts: int) -> str:

@@ -26,6 +26,7 @@ from trainkit.boot.attempts import launched
 from trainkit.boot.formation import formation
 from trainkit.boot.inside import IN_CONTAINER, LOAD_SECONDS
 from trainkit.boot.plugins import engine
+from trainkit.boot.reports import not_begun
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
 from trainkit.errors import LaunchError, TrainkitError
 from trainkit.job import Container, Engine, Inside, Job, boot_command
@@ -213,7 +214,10 @@ def main(argv: List[str]) -> int:
     """Entry point of `python -m trainkit.boot.guard RUN_DIR ATTEMPT NODE [network]`."""
     run, number, place = RunDir(argv[0]), int(argv[1]), argv[2]
     node = int(place if place.isdigit() else os.environ[place])
-    attempt = formation(run, number, node)
+    try:
+        attempt = formation(run, number, node)
+    except TrainkitError as error:
+        return not_begun(run.attempt(number), node, error)
     values = read_json(attempt.job)
     if values is None:
         sys.stderr.write("There is no %s here: is the run directory not shared?\n" % attempt.job)
@@ -229,11 +233,7 @@ def main(argv: List[str]) -> int:
     try:
         return Guard(job, job.container, attempt, node, tuple(argv[3:])).run()
     except TrainkitError as error:
-        sys.stderr.write(error.message + "\n")
-        end = {"node": node, "name": here["name"], "ended": time.time(), "problem": error.message, "commands": []}
-        told = {"reason": "", "lost": {}, "hung": "", "elastic": False, "transient": False}
-        publish(newest(attempt).agent_end(node), {**end, **told})
-        return 1
+        return not_begun(newest(attempt), node, error)
 
 
 if __name__ == "__main__":
