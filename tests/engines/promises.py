@@ -189,7 +189,7 @@ def unexplained(planting: Planting) -> bool:
     if not hit or state.get("status") != "Completed" or state.get("attempt") != planting.attempt:
         return False
     ends = [float(record.get("ended") or 0) for record in state.get("ranks") or []]
-    noticed = _FENCE_SECONDS + SLACK_SECONDS if planting.drawn.fault == CUT else 1.0  # ranks go on so long
+    noticed = _FENCE_SECONDS + SLACK_SECONDS if planting.drawn.fault in (CUT, FROZEN) else 1.0  # others go on so long
     return min(ends, default=0) > planting.planted + noticed
 
 
