@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import time as clock
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ class Slurm:
         if step:
             call("scancel", step, *([] if late else ["--signal=TERM"]), *job.where)
         elif job.process:
-            processes.send(job.process, signal.SIGTERM)
+            calls.end_shell(job.process)
         if not job.process and (late or not step):
             call("scancel", job.id, *job.where)
 

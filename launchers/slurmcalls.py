@@ -6,11 +6,14 @@ Starts squeue, scontrol, sinfo, sacct and scancel, each with a time limit, and n
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from trainkit.boot import processes
 from trainkit.errors import LaunchError
 from trainkit.job import Job, Status
 
@@ -144,6 +147,14 @@ def forget(number: str, where: Sequence[str]) -> None:
     """End a job for good: Slurm is not to queue it again either."""
     call("scontrol", "update", f"jobid={number}", "requeue=0", *where)
     call("scancel", number, *where)
+
+
+def end_shell(process: str) -> None:
+    """Ask the shell that runs the script in an allocation to end, with its whole process group: the srun in it would
+    otherwise wait on for its nodes, and start the agents when they are free."""
+    if processes.is_alive(process):
+        with suppress(ProcessLookupError):
+            os.killpg(int(process.split(":")[1]), signal.SIGTERM)
 
 
 def end_earlier(job: Job, extra: Sequence[str]) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from trainkit.boot import processes
 from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import RunDir, make_private, publish
 from trainkit.errors import LaunchError, UnsupportedJob, UserErrorException
 from trainkit.job import Job, Status
 from trainkit.options import launcher_of, options_of
+from trainkit.testing import wait_until
 from trainkit_launchers import slurmcalls
 from trainkit_launchers import slurmroom as room
 from trainkit_launchers import slurmstates as states
@@ -282,6 +284,37 @@ def test_a_job_that_may_have_been_accepted_is_ended_where_it_may_be(
     with pytest.raises(LaunchError):
         slurmcalls.submit(Slurm(extra=extra)._command(JOB), JOB)
     assert (tmp_path / "cancelled").read_text() == f"--jobname=birds_17.3{where}\n"
+
+
+def test_a_job_that_waits_in_an_allocation_leaves_no_srun_when_it_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = FAILED_22.replace("JobState=FAILED", "JobState=RUNNING")
+    waits = f"sleep 300 & echo $! >'{tmp_path}/child'; wait"
+    for program, does in (("scontrol", f"echo '{shown}'"), ("squeue", ":"), ("srun", waits)):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("MARK_OF_THE_TEST", str(tmp_path))
+    job = dataclasses.replace(JOB, run_dir=str(tmp_path / "run"))
+    (tmp_path / "run/attempts/3/logs").mkdir(parents=True)
+    launcher = Slurm(allocation="21")
+
+    def left() -> int:
+        pids = processes.with_environment("MARK_OF_THE_TEST", str(tmp_path))
+        return len([pid for pid in pids if processes.state_of(pid) not in "ZX"])
+
+    handle = launcher.start(job)
+    try:
+        wait_until(lambda: (tmp_path / "child").exists() and left() == 3, 20, "a shell, its srun and what that runs")
+        boot, pid, birth = text.Handle.parse(handle).process.split(":")
+        slurmcalls.end_shell(f"{boot}:{pid}:{int(birth) + 1}")
+        assert launcher.poll(handle).phase == "queued" and left() == 3  # another process had this number
+        launcher.cancel(handle)
+        wait_until(lambda: left() == 0, 20, "the end of all three")
+        assert launcher.poll(handle).phase == "ended"
+    finally:
+        processes.sweep("MARK_OF_THE_TEST", str(tmp_path))
 
 
 def test_a_dry_run_shows_everything() -> None:
