@@ -213,7 +213,9 @@ class Driver:
     def _restart(self, attempt: AttemptDir, why: str) -> AttemptDir:
         """The next attempt, with the interpreter of the last one, on as many nodes as there are and the job needs.
 
-        The run keeps its place at the target. A cluster that does not answer is asked again for a while.
+        The run keeps its place at the target. A cluster that does not answer is asked again for a while, each time
+        for an attempt of another number: it may have started the last one, though nobody heard of that. Without a
+        handle such an attempt counts for nothing, and its agents end.
         """
         last = Job.from_json(read_json(attempt.job, "interpreter") or {})
         job = dataclasses.replace(self.job, interpreter=last.interpreter, boot=last.boot, container=last.container)
@@ -229,7 +231,6 @@ class Driver:
                 if not enough and not (error.transient and time.monotonic() < deadline):
                     raise
                 nodes = fewer if enough else nodes
-                shutil.rmtree(self.run.attempts()[-1].path)  # nothing of it was started
                 time.sleep(0 if enough else _RETRY_PAUSE_SECONDS)
 
     def _fail(self, kind: str, message: str, **values: Any) -> None:

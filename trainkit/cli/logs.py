@@ -110,8 +110,8 @@ def logs(run: str, follow: bool, rank: str, attempt: int | None, no_fold: bool, 
 def _tell_attempts(run: RunDir) -> None:
     attempts = run.attempts()
     if len(attempts) > 1:
-        words = f"this is attempt {len(attempts)}; `trainkit logs {run.path.name} --attempt N` prints an earlier one's"
-        click.echo(f"trainkit: {words}.", err=True)
+        words = f"`trainkit logs {run.path.name} --attempt N` prints an earlier one's"
+        click.echo(f"trainkit: this is attempt {attempts[-1].number}; {words}.", err=True)
 
 
 def _check_attempt(path: Path, number: int | None) -> None:

@@ -87,7 +87,7 @@ def interrupt(
     todo = ["kill"] * kills + ["term"] * terms
     chance.shuffle(todo)
     for kind in todo:
-        attempt = max(1, len(launched(run._dir)))
+        attempt = _newest(run)
         if not _interrupted(run, kind, attempt, chance, ranks, span_seconds):
             break
         done.kills += kind == "kill"
@@ -101,7 +101,12 @@ def interrupt(
 
 def _after(run: Any, attempt: int) -> bool:
     """Whether an attempt is over: another one has begun, or the run has ended."""
-    return len(launched(run._dir)) > attempt or bool(_final(run))
+    return _newest(run) > attempt or bool(_final(run))
+
+
+def _newest(run: Any) -> int:
+    """The number of the newest attempt that was launched; 1 before there is one."""
+    return max((one.number for one in launched(run._dir)), default=1)
 
 
 def _final(run: Any) -> str:
