@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -12,12 +13,15 @@ import pytest
 
 from trainkit import ComputeTarget
 from trainkit.boot.rundir import RunDir, read_json
+from trainkit.console import Console
+from trainkit.merged import merged
 from trainkit.outcome import records_of, stages_of
+from trainkit.runfiles import DRIVER_LOG
 from trainkit.testing import runs, wait_until
 from trainkit_launchers.ssh import Ssh
 
-# An ssh whose hosts are this machine. A file beside it says what becomes of its calls from now on: `lost`: the next
-# agent is started, but nobody hears of that; `refused`: no host lets anybody in; `silent`: none answers.
+# An ssh whose hosts are this machine. A file beside it says what becomes of calls that start an agent: `lost`: the next
+# is started, but nobody hears of that; `refused`: nobody is let in; `silent`: no host answers.
 SSH = f"""#!{sys.executable}
 import os, subprocess, sys
 here = os.path.dirname(os.path.abspath(__file__))
@@ -25,13 +29,14 @@ says = lambda word: os.path.exists(os.path.join(here, word))
 def end(words):
     sys.stderr.write(words + "\\n")
     sys.exit(255)
-if says("refused"):
-    end("me@a: Permission denied (publickey).")
-if says("silent"):
-    end("ssh: connect to host a port 22: Connection timed out")
 given = sys.stdin.buffer.read()
 act = given.rpartition(b"\\n{{")[2]
-if says("lost") and act.startswith(b'"act": "start"'):
+start = act.startswith(b'"act": "start"')
+if start and says("refused"):
+    end("me@a: Permission denied (publickey).")
+if start and says("silent"):
+    end("ssh: connect to host a port 22: Connection timed out")
+if start and says("lost"):
     os.rename(os.path.join(here, "lost"), os.path.join(here, "gone"))
     subprocess.run(["sh", "-c", sys.argv[-1]], input=given, capture_output=True)
     end("Connection to a closed by remote host.")
@@ -88,3 +93,39 @@ def test_a_try_that_may_have_started_something_keeps_its_number(
     assert not records_of(given_up) and not list(given_up.logs.glob("rank-*"))
     _, out, err = command_line("logs", run.id)
     assert out == "attempt 3\n" and "this is attempt 3;" in err
+
+
+def _told_of_attempt_1(state: dict[str, Any], run: Any) -> None:
+    assert state["attempt"] == 1
+    assert [(rank["rank"], rank["exit_code"]) for rank in state["ranks"]] == [(0, 1)]
+    assert [line.text for line in merged(run.directory)] == ["attempt 1", "it went wrong"]
+    assert (Path(run.directory) / "attempts/2").exists()
+    driver_log = run.get_details()["logFiles"][DRIVER_LOG]
+    assert driver_log.endswith("/attempts/1/logs/rank-0.log") and DRIVER_LOG in run.get_file_names()
+
+
+def test_a_restart_that_is_refused_hides_nothing_of_what_has_run(
+    restarted: Callable[[str], Any], command_line: Callable[..., tuple[int, str, str]]
+) -> None:
+    run = restarted("refused")
+    state = _ended(run)
+    _told_of_attempt_1(state, run)
+    assert (state["status"], state["verdict"]["kind"]) == ("Failed", "launch")
+    summary = state["verdict"]["summary"]
+    assert summary.startswith("rank 0 exited with code 1; it could not be started again: 0 of 1 node(s) could be")
+    assert "Permission denied" in state["verdict"]["message"] and "Permission denied" in summary
+    _, out, err = command_line("logs", run.id)
+    assert (out, err) == ("attempt 1\nit went wrong\n", "")
+    shown = io.StringIO()
+    console = Console(RunDir(run.directory), shown)
+    console.step()
+    assert "attempt 1\nit went wrong\n" in shown.getvalue()
+
+
+def test_a_run_that_is_canceled_while_it_is_started_again_keeps_what_has_run(restarted: Callable[[str], Any]) -> None:
+    run = restarted("silent")
+    wait_until((Path(run.directory) / "attempts/2/job.json").exists, 60, "the first try")
+    run.cancel()
+    state = _ended(run)
+    assert (state["status"], state["verdict"]) == ("Canceled", None)
+    _told_of_attempt_1(state, run)

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from trainkit import outcome, runfiles
 from trainkit.boot.rundir import TERMINAL, RunDir, read_json
-from trainkit.ranklog import RankLog, log_of
+from trainkit.ranklog import RankLog, log_of, readable
 from trainkit.rundetails import look, url
 from trainkit.sentences import describe
 
@@ -67,7 +67,7 @@ class Console:
         news = self._stage()
         for name, log in (
             (runfiles.BUILD_LOG, RankLog(self.run_dir.prepare_log)),
-            *((runfiles.DRIVER_LOG, log_of(attempt, 0)) for attempt in self.run_dir.attempts()[-1:]),
+            *((runfiles.DRIVER_LOG, log_of(attempt, 0)) for attempt in readable(self.run_dir)[-1:]),
         ):
             path = log.path
             if path not in self._followed and not path.exists():

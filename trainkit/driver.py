@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainkit import preparing, restarts
+from trainkit import outcome, preparing, restarts
 from trainkit.boot import attempts, processes
 from trainkit.boot.formation import prepare_attempt
 from trainkit.boot.reserved import Reserved
@@ -36,7 +36,7 @@ _RETRY_SECONDS, _RETRY_PAUSE_SECONDS = 30.0, 3.0  # of a restart that the cluste
 
 
 class _Canceled(Exception):
-    """Somebody asked for the run's end before its job had started."""
+    """Somebody asked for the run's end before its job had started, or had been started again."""
 
 
 class Driver:
@@ -53,6 +53,7 @@ class Driver:
         self.slots: Slots | None = None
         self.stages: Lines | None = None
         self.stage = ("", "")
+        self.before = ""  # why the last attempt ended, while the next is being started
         self.state = Reserved(self.run.state, sole=True)  # a full disk cannot hide how a run ended
 
     def drive(self) -> None:
@@ -64,7 +65,7 @@ class Driver:
             self._read_plan()
             self._advance()
         except _Canceled:
-            self._publish("Canceled", None, [], 0)
+            self._publish("Canceled", None, *self._so_far())
         except EnvironmentBuildError as error:
             self._fail("environment", error.message, output=error.output, log=str(self.run.prepare_log))
         except TrainkitError as error:
@@ -110,7 +111,8 @@ class Driver:
             status, verdict, records = judged(self.run, attempt, lost, words)
             if not restarts.may_restart(self.run, self.job, verdict):
                 break
-            attempt = self._restart(attempt, str((verdict or {})["summary"]))
+            self.before = str((verdict or {})["summary"])
+            attempt, self.before = self._restart(attempt, self.before), ""
         self._say("Finalizing")
         self._publish(status, verdict, records, attempt.number)
 
@@ -233,8 +235,15 @@ class Driver:
                 nodes = fewer if enough else nodes
                 time.sleep(0 if enough else _RETRY_PAUSE_SECONDS)
 
+    def _so_far(self) -> tuple[list[dict[str, Any]], int]:
+        """The ranks' records of the newest attempt that was launched, and its number; 0 where there is none."""
+        attempt, records = self._launched(), []
+        with suppress(OSError, TrainkitError):
+            records = outcome.records_of(attempt) if attempt is not None else []
+        return records, attempt.number if attempt is not None else 0
+
     def _fail(self, kind: str, message: str, **values: Any) -> None:
-        """End a run that never got as far as ranks."""
+        """End a run whose job could not be started, or started again."""
         verdict = {
             "stage": self.stage[0] or "Preparing",
             "kind": kind,
@@ -243,7 +252,8 @@ class Driver:
             "victims": [],
             **values,
         }
-        self._publish("Failed", {**verdict, "summary": message}, [], 0)
+        summary = restarts.refusal_words(self.before, message)
+        self._publish("Failed", {**verdict, "summary": summary}, *self._so_far())
 
     def _publish(
         self, status: str, verdict: dict[str, Any] | None, records: list[dict[str, Any]], attempt: int

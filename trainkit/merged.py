@@ -18,11 +18,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainkit.boot.attempts import overtaken
 from trainkit.boot.lognotes import NOTE_SECONDS
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.errors import UserErrorException
 from trainkit.folding import Block, Part, fold, plainly
-from trainkit.ranklog import Notes, RankLog, rank_logs
+from trainkit.ranklog import Notes, RankLog, rank_logs, readable
 
 _TURNS = 10  # of a window: identical lines that are less than a second apart are one
 _BEHIND = 3  # turns that notes of another node may come late, while they are followed
@@ -63,9 +64,9 @@ def merged(run_dir: str | Path, attempt: int | None = None, folded: bool = True)
 
 
 def attempt_of(run_dir: str | Path, number: int | None) -> AttemptDir:
-    """One of a run's attempts, the newest where no number is given. Raises UserErrorException where there is none."""
+    """One of a run's attempts, without a number the newest launched. Raises UserErrorException where there is none."""
     there = RunDir(run_dir).attempts()
-    found = [attempt for attempt in there if number in (None, attempt.number)]
+    found = readable(RunDir(run_dir)) if number is None else [one for one in there if one.number == number]
     if not found:
         words = f"its attempts are {there[0].number} to {there[-1].number}" if there else "no attempt of it has begun"
         raise UserErrorException(f"{Path(run_dir).name} has no attempt {number or 1}: {words}.")
@@ -244,7 +245,7 @@ def first_cause(run_dir: str | Path, attempt: AttemptDir) -> tuple[int | None, l
 
     run = RunDir(run_dir)
     verdict: Mapping[str, Any] | None = None
-    if not attempt.next().path.exists():
+    if not overtaken(run, attempt):
         verdict = (read_json(run.state, "status") or {}).get("verdict")
     if not verdict:
         records = outcome.records_of(attempt)

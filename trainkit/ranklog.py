@@ -9,11 +9,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from trainkit.boot.attempts import launched
 from trainkit.boot.lognotes import NotesFile, Place
-from trainkit.boot.rundir import AttemptDir
+from trainkit.boot.rundir import AttemptDir, RunDir
 
 _LONGEST_BYTES = 1 << 20  # of a line: what is longer comes in pieces
 _CHUNK_BYTES = 1 << 17
+
+
+def readable(run: RunDir) -> list[AttemptDir]:
+    """The attempts whose logs may say something, oldest first: those that were launched; before there is one, all."""
+    return launched(run) or run.attempts()
 
 
 class RankLog:

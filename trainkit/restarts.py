@@ -34,4 +34,14 @@ def begun(run: RunDir, attempt: AttemptDir) -> str:
 
 def restart_words(number: int, job: Job, why: str) -> str:
     """The beginning of what is said of a job's restart, counted from 1."""
-    return f"restart {number} of {job.max_restarts}: {why.removesuffix(outcome.HOW_TO_GO_ON).removesuffix('.')}; "
+    return f"restart {number} of {job.max_restarts}: {_bare(why)}; "
+
+
+def refusal_words(why: str, problem: str) -> str:
+    """What is said of a job that was to be started again, and could not; only the problem where that was not so."""
+    return f"{_bare(why)}; it could not be started again: {problem}" if why else problem
+
+
+def _bare(why: str) -> str:
+    """A verdict's sentence without its end, for more to follow."""
+    return why.removesuffix(outcome.HOW_TO_GO_ON).removesuffix(".")

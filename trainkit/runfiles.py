@@ -16,6 +16,7 @@ from typing import BinaryIO
 from trainkit.boot.files import DRIVER_LOGS, checked_name
 from trainkit.boot.rundir import RunDir
 from trainkit.errors import UserErrorException
+from trainkit.ranklog import readable
 
 BUILD_LOG = f"{DRIVER_LOGS}/20_image_build_log.txt"
 DRIVER_LOG = f"{DRIVER_LOGS}/70_driver_log.txt"
@@ -35,11 +36,11 @@ def below(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def log_files(run_dir: RunDir) -> dict[str, Path]:
-    """The logs of the preparation and of the last attempt's ranks, by their names for users."""
+    """The logs of the preparation and of the last launched attempt's ranks, by their names for users."""
     found: dict[str, Path] = {}
     if run_dir.prepare_log.exists():
         found[BUILD_LOG] = run_dir.prepare_log
-    for attempt in run_dir.attempts()[-1:]:
+    for attempt in readable(run_dir)[-1:]:
         ranks = (path.stem.removeprefix("rank-") for path in attempt.logs.glob("rank-*.log"))
         for rank in sorted(int(name) for name in ranks if name.isdecimal()):
             name = DRIVER_LOG if rank == 0 else f"{DRIVER_LOGS}/70_driver_log_{rank}.txt"

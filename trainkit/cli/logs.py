@@ -11,6 +11,7 @@ from trainkit.boot.rundir import TERMINAL, RunDir, read_json
 from trainkit.cli import codes, find, output
 from trainkit.cli.codes import NotFound
 from trainkit.cli.follow import ALL, NEWEST, Chosen, Follower, whole, world_of
+from trainkit.ranklog import readable
 
 
 def until_ended(path: Path, step: Callable[[], bool] = lambda: False) -> str:
@@ -108,7 +109,7 @@ def logs(run: str, follow: bool, rank: str, attempt: int | None, no_fold: bool, 
 
 
 def _tell_attempts(run: RunDir) -> None:
-    attempts = run.attempts()
+    attempts = readable(run)
     if len(attempts) > 1:
         words = f"`trainkit logs {run.path.name} --attempt N` prints an earlier one's"
         click.echo(f"trainkit: this is attempt {attempts[-1].number}; {words}.", err=True)
