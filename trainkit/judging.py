@@ -34,7 +34,8 @@ def judged(run: RunDir, attempt: AttemptDir, lost: str, words: str = "") -> tupl
         processes.sweep("TRAINKIT_RUN_ID", job.run_id, grace=GRACE_SECONDS)
     records = outcome.records_of(attempt)
     status, verdict = outcome.judge(job.world_size, records, ends, lost, run.cancel.exists(), job.nodes)
-    only_asked = all(end.get("problem") == ASKED for end in ends)  # by the cluster, which has its reasons
+    # Agents that the cluster has asked to end, or that it has killed with their reports: it knows why, if anybody does.
+    only_asked = all(end.get("problem") == ASKED for end in ends)
     if verdict is not None and (words or lost) and only_asked and not records:
         began = any(attempt.agent(node).exists() for node in range(job.nodes))
         if not (began and lost):

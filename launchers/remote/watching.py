@@ -54,7 +54,7 @@ class Watch:
     line: Line
     agents: Sequence[tuple[Host, str]]  # node 0's first
     spares: Sequence[Host] = ()
-    words: str = ""
+    words: str = ""  # on how it was started, while it runs: they explain no end
     files: Files | None = None
     status: Status = field(default_factory=lambda: Status("running"))
     _gone: dict[int, str] = field(default_factory=dict)  # nodes whose agent has ended; why that is only supposed
@@ -131,7 +131,7 @@ class Watch:
                 words.append(f"results are missing: {problem}")
             else:
                 self.files.clean(reached)
-        self.status = Status("ended", "; ".join(words) or self.words)
+        self.status = Status("ended", "; ".join(words))
 
     def _head_has_ended(self) -> bool:
         """Ask the head; also where it says nothing it is decided here what that means."""

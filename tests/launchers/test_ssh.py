@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shlex
+import subprocess
 import sys
 import tarfile
 import time
@@ -15,9 +16,12 @@ from typing import Any
 
 import pytest
 
+from trainkit.boot import processes
+from trainkit.boot.rundir import RunDir, publish
 from trainkit.errors import ComputeTargetException, LaunchError, UnsupportedJob
-from trainkit.job import Job
-from trainkit.testing import make_job
+from trainkit.job import Job, Status
+from trainkit.judging import judged
+from trainkit.testing import make_job, wait_until
 from trainkit_launchers.remote import agents, far, farfiles, lines, login, packing, placing, pulling, staging
 from trainkit_launchers.remote.asking import Line, Reply, decode, encode
 from trainkit_launchers.remote.calls import Call, run_all
@@ -249,6 +253,22 @@ def test_a_head_that_stays_silent_is_lost_where_others_answer(tmp_path: Path) ->
     watch.line = Line((str(tmp_path / "ssh"),), sys.executable, 20.0)
     watch._ask()
     assert watch.status.phase == "lost" and watch.status.words.startswith("a cannot be reached")
+
+
+def test_the_words_on_a_host_that_stood_in_do_not_explain_the_jobs_end(tmp_path: Path) -> None:
+    (tmp_path / "ssh").write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nexec sh -c "$3"\n')
+    (tmp_path / "ssh").chmod(0o755)
+    _, attempt = make_job(tmp_path / "run", "")
+    with subprocess.Popen(["sleep", "600"]) as agent:
+        name = processes.identity(agent.pid)
+        line = Line((str(tmp_path / "ssh"),), sys.executable, 20.0)
+        watch = Watch(line, [(Host("b"), name)], parse_hosts("ab"), "instead of a: it does not answer")
+        assert watch.look() == Status("running", "instead of a: it does not answer")
+        agent.kill()
+    publish(attempt.agent(0), {"identity": name})
+    wait_until(lambda: watch.look().phase == "ended", 30, "the end")
+    _, verdict, _ = judged(RunDir(tmp_path / "run"), attempt, "", watch.status.words)
+    assert verdict is not None and verdict["summary"] == "The agent of node 0 was killed."
 
 
 def test_one_node_is_on_a_network_too() -> None:
