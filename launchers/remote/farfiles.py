@@ -1,7 +1,8 @@
 """What is done on a host with files, for jobs without a shared disk: sent there together with `far`.
 
     DIRECTORY/code/DIGEST/      a job's code, kept for the next job that has the same; what is old is removed
-    DIRECTORY/runs/RUN.ATTEMPT/ a run directory as the agent and the ranks see it, removed once it was fetched
+    DIRECTORY/runs/RUN.ATTEMPT/ a run directory as the agent and the ranks see it, removed once it was fetched; one that
+                                nobody could fetch or remove is removed when it is old and no agent of it lives
 
 Everything is made under a hidden name and renamed, so it is whole or not there. Several hosts may have one DIRECTORY
 in common (a shared home): who comes first makes it, the others find it.
@@ -10,6 +11,8 @@ in common (a shared home): who comes first makes it, the others find it.
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -18,7 +21,10 @@ import socket
 import subprocess
 import tarfile
 import time
+from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List, Tuple
+
+from trainkit.boot import processes
 
 from . import far
 from .far import Request, act
@@ -36,12 +42,12 @@ def put_run(request: Request, rest: BinaryIO) -> Request:
         raise far.Refused("%s does not say where to put files" % request["directory"])
     run = os.path.join(base, "runs", request["name"])
     if not os.path.exists(run):
-        partial = beside(run)
-        unpack(rest, partial)
-        _rewrite_job(partial, run, request)
-        sent = {path: [status.st_size, status.st_mtime_ns] for path, status in _files(partial)}
-        far.write(os.path.join(partial, SENT), json.dumps(sent))
-        _settle(partial, run)
+        with _making(run) as partial:
+            unpack(rest, partial)
+            _rewrite_job(partial, run, request)
+            sent = {path: [status.st_size, status.st_mtime_ns] for path, status in _files(partial)}
+            far.write(os.path.join(partial, SENT), json.dumps(sent))
+        forget_old(os.path.dirname(run))
     cached = os.path.join(base, "code", request["code"])
     if os.path.isdir(cached):
         _place_code(cached, run)
@@ -78,23 +84,45 @@ def put_code(request: Request, rest: BinaryIO) -> Request:
     """Unpack code that this host did not have, for a run that it has."""
     folder = os.path.join(os.path.expanduser(request["directory"]), "code")
     cached = os.path.join(folder, request["code"])
-    partial = beside(cached)
-    unpack(rest, partial)
-    _settle(partial, cached)
+    with _making(cached) as partial:
+        unpack(rest, partial)
     _place_code(cached, request["run_dir"])
     forget_old(folder)
     return {}
 
 
 def forget_old(folder: str) -> None:
-    """Remove what no job has used for long."""
+    """Remove what no job has used for long, but no run directory of an agent that lives."""
     for name in os.listdir(folder):
         other = os.path.join(folder, name)
         try:
-            if time.time() - os.stat(other).st_mtime > _KEPT_SECONDS:
+            if time.time() - _used(other) > _KEPT_SECONDS and not _lives(other):
                 shutil.rmtree(other, ignore_errors=True) if os.path.isdir(other) else os.unlink(other)
-        except FileNotFoundError:  # another host, which has this folder too, was faster
+        except OSError:  # another host, which has this folder too, was faster
             continue
+
+
+def _used(path: str) -> float:
+    """When something was used last: of a run directory, when its agents or ranks have written last."""
+    written = [path, *_of_agents(path, "nodes/*"), *_of_agents(path, "logs/*")]
+    return max(os.stat(each).st_mtime for each in written)
+
+
+def _lives(path: str) -> bool:
+    """Whether an agent, on any host that sees it, holds its lock in this run directory."""
+    for lock in _of_agents(path, "nodes/*.lock"):
+        try:
+            handle = processes.hold_lock(Path(lock))
+        except OSError:  # nobody can tell
+            return True
+        if handle is None:
+            return True
+        os.close(handle)
+    return False
+
+
+def _of_agents(run: str, pattern: str) -> List[str]:
+    return glob.glob(os.path.join(glob.escape(run), "attempts/*", pattern))
 
 
 def _rewrite_job(partial: str, run: str, request: Request) -> None:
@@ -116,6 +144,18 @@ def beside(path: str) -> str:
     shutil.rmtree(partial, ignore_errors=True)
     os.mkdir(partial, 0o700)
     return partial
+
+
+@contextlib.contextmanager
+def _making(path: str) -> Iterator[str]:
+    """A directory to fill, which then gets its name; nothing is left of it where that fails, as a transfer may."""
+    partial = beside(path)
+    try:
+        yield partial
+        _settle(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _settle(partial: str, path: str) -> None:

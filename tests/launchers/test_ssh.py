@@ -433,6 +433,42 @@ def test_only_what_was_written_there_is_listed(tmp_path: Path) -> None:
     assert not there.exists()
 
 
+def _put(tmp_path: Path, name: str, most: int = -1) -> Path:
+    """Put a new run into tmp_path/cache, of whose archive at most so many bytes arrive."""
+    job, _ = make_job(tmp_path / name, "")
+    archive = io.BytesIO()
+    packing.pack_run(job, archive)
+    request = {**packing.put_run_request(job, str(tmp_path / "cache"), "0"), "name": f"{name}.1"}
+    return Path(farfiles.put_run(request, io.BytesIO(archive.getvalue()[:most]))["run_dir"])
+
+
+@pytest.mark.parametrize("most", [0, 700, 3000])
+def test_a_transfer_that_breaks_off_leaves_nothing(tmp_path: Path, most: int) -> None:
+    with pytest.raises((tarfile.ReadError, OSError)):
+        _put(tmp_path, "cut", most)
+    assert not list((tmp_path / "cache/runs").iterdir())
+
+
+def test_old_runs_that_nobody_could_remove_are_removed_unless_an_agent_lives(tmp_path: Path) -> None:
+    for name in ("ended", "alive", "writing", "young"):
+        (_put(tmp_path, name) / "attempts/1/nodes/0.lock").touch()
+    (tmp_path / "cache/runs/.cut.1.a.7").mkdir()
+    long_ago = time.time() - farfiles._KEPT_SECONDS - 60
+    for path in (tmp_path / "cache/runs").rglob("*"):
+        if "young" not in str(path):
+            os.utime(path, (long_ago, long_ago))
+    os.utime(tmp_path / "cache/runs/writing.1/attempts/1/nodes/0.lock")
+    handle = processes.hold_lock(tmp_path / "cache/runs/alive.1/attempts/1/nodes/0.lock")
+    assert handle is not None
+    try:
+        _put(tmp_path, "new")
+    finally:
+        os.close(handle)
+    assert sorted(path.name for path in (tmp_path / "cache/runs").iterdir()) == [
+        "alive.1", "new.1", "writing.1", "young.1",
+    ]  # fmt: skip
+
+
 def test_a_checkpoint_is_forgotten_here_when_no_node_has_it_any_more(tmp_path: Path) -> None:
     """Each host is a folder: the ssh here knows it by its name."""
     make_job(tmp_path / "here", "")
