@@ -223,12 +223,14 @@ def test_a_spare_host_stands_in_for_one_that_is_down(bed: Testbed) -> None:
     bed.kill("node2")
     try:
         options = {"hosts": ["node1", "node2", "node3"], "connect_timeout_seconds": 3}
-        job = started(bed, options, "spare", WRITE)
-        seen = ends(bed, options, job)
+        job = started(bed, options, "spare", "import os, time\nwhile not os.path.exists('go'): time.sleep(0.05)\n")
+        seen = call(bed, "watch", options, handle=job["handle"], words="instead of node2", seconds=30)
+        Path(job["directory"], "code/go").touch()
+        assert ends(bed, options, job)["words"] == ""
         told = refused(bed, options, "no-spare", nodes=3)
     finally:
         bed.boot("node2")
-    assert "node2: it does not answer" in json.dumps(seen["seen"])
+    assert "node2: it does not answer" in seen["words"]
     assert records(job) == [True, True]
     assert (told["transient"], told["available"]) == (True, 2)
     assert "2 of 3 node(s)" in told["message"]
