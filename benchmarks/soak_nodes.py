@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ class Lab:
     launcher: str
     bed: Testbed | None = None
     user: Client | None = None
+    booted: Callable[[str], None] = lambda node: None  # what a node that was booted has to start
 
     def client(self) -> Client:
         """The client, on a testbed that is whole."""
@@ -58,8 +60,9 @@ class Lab:
             elif self.launcher == "ray":
                 from tests.engines.matrix import start_ray
 
-                address, python = start_ray(self.bed)
-                options = {"address": address, "python": python}
+                cluster = start_ray(self.bed)
+                options = {"address": cluster.address, "python": cluster.python}
+                self.booted = cluster.join
             self.user = Client(self.bed, "client", self.launcher, **options)
         elif self.launcher == "slurm":
             assert self.bed._slurm is not None
@@ -98,7 +101,7 @@ def once(lab: Lab, drawn: Draw, seed: int) -> Seen:
         begun = time.time()
         run = client.submit(LOOP if drawn.loop else PLAIN, *drawn.words(), ranks=drawn.ranks, spread=drawn.spread)
         seen.run = run.name
-        _follow(Planting(client.bed, drawn, run), client, begun, before, seen)
+        _follow(Planting(client.bed, drawn, run, booted=lab.booted), client, begun, before, seen)
     except Exception:
         seen.wrong.append(f"the soak itself: {traceback.format_exc(limit=-3)}")
     seen.seconds = round(time.time() - begun, 1)

@@ -220,7 +220,7 @@ def inside(allocation: str, number: str, starting: bool) -> Status:
         return Status("running", f"step {number} of the allocation {allocation}")
     if starting:
         return Status("queued", f"waits for the nodes of the allocation {allocation}: another step has them")
-    return Status("ended", f"its step in the allocation {allocation} has ended")
+    return Status("ended")  # no words: they would explain an agent that was killed
 
 
 def waited_too_long(job: str, found: Entry, now: float, limit: int) -> Status | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from numpy.typing import NDArray
 from tests.engines import ondemand
 from tests.engines.commands import call
 from tests.engines.testbed import Testbed
+
+if TYPE_CHECKING:
+    from tests.engines.test_ray import Cluster
 
 LAUNCHERS = ("local", "ssh", "slurm", "ray")
 SPREADS = ("fork", "torchrun", "mpi", "horovod")
@@ -89,7 +92,7 @@ class WrongCell(AssertionError):
 class Matrix:
     """Cells on one testbed of two nodes: Slurm is started when a cell asks for it; Ray, where `ray` says how."""
 
-    def __init__(self, bed: Testbed, folder: str = "matrix", ray: Callable[[], tuple[str, str]] | None = None) -> None:
+    def __init__(self, bed: Testbed, folder: str = "matrix", ray: Callable[[], Cluster] | None = None) -> None:
         """`ray` starts, or names, the cluster on the testbed: its dashboard's address, its interpreter there."""
         self.bed, self.work, self._ray = bed, bed.shared / folder, ray
         self.work.mkdir()
@@ -128,8 +131,8 @@ class Matrix:
         elif launcher == "ray":
             if self._ray is None:
                 raise WrongCell("no Ray cluster is here for this cell")
-            address, python = self._ray()
-            options = [f"address={address}", f"python={python}"]
+            cluster = self._ray()
+            options = [f"address={cluster.address}", f"python={cluster.python}"]
         given = [word for option in options for word in ("--option", option)]
         self._trainkit("compute", "add", launcher, "--launcher", launcher, *given, "--max-nodes", str(NODES))
         self._attached.add(launcher)
@@ -213,15 +216,14 @@ def untrue(cell: Cell, told: dict[str, Any], places: Sequence[str]) -> list[str]
     return wrong
 
 
-def start_ray(bed: Testbed) -> tuple[str, str]:
-    """A Ray cluster on the testbed's nodes: its dashboard's address and its interpreter."""
+def start_ray(bed: Testbed) -> Cluster:
+    """A Ray cluster on the testbed's nodes."""
     from tests.engines.test_ray import ROOT, Cluster
 
     made = subprocess.run(
         [str(ROOT / "scripts" / "ray-venv")], stdout=subprocess.PIPE, text=True, timeout=900, check=True
     )
-    cluster = Cluster(bed, Path(made.stdout.splitlines()[-1]))
-    return cluster.address, str(cluster.venv / "bin" / "python")
+    return Cluster(bed, Path(made.stdout.splitlines()[-1]))
 
 
 def versions() -> dict[str, str]:

@@ -185,7 +185,7 @@ def survivable(planting: Planting) -> bool:
 def unexplained(planting: Planting) -> bool:
     """Whether a run completed in the attempt that was hit while its ranks ran; only where these had ended may it."""
     state = read_json(RunDir(planting.run).state) or {}
-    hit = planting.planted and planting.drawn.fault in (*OF_NODES, *OF_PROCESSES) and not survivable(planting)
+    hit = planting.began and planting.drawn.fault in (*OF_NODES, *OF_PROCESSES) and not survivable(planting)
     if not hit or state.get("status") != "Completed" or state.get("attempt") != planting.attempt:
         return False
     ends = [float(record.get("ended") or 0) for record in state.get("ranks") or []]

@@ -12,6 +12,7 @@ import random
 import re
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,7 +154,9 @@ class Planting:
     attempt: int = 0  # that was hit
     started: bool = False  # whether all ranks had begun
     named: list[str] = field(default_factory=list)  # patterns: what a verdict names, one of these
+    began: bool = False  # whether an agent had
     starter_node: int = 0  # whose torchrun or mpirun it is
+    booted: Callable[[str], None] = lambda node: None  # starts what a node's own start does not
     mended: float = 0.0
 
     @property
@@ -210,6 +213,7 @@ class Planting:
         attempt = newest(self.run)
         self.attempt, self.started, self.planted = attempt.number if attempt else 0, self._all_began(), time.time()
         names = {} if attempt is None else {n: (read_json(attempt.agent(n)) or {}).get("name") for n in range(NODES)}
+        self.began = any(names.values())
         fault, victim, rank = self.drawn.fault, self.drawn.victim, self.drawn.rank
         node = next((n for n, name in names.items() if name == self.host), victim)
         if fault in OF_NODES:
@@ -266,6 +270,7 @@ class Planting:
             return
         if fault in (DEAD, SILENT):
             self.bed.boot(self.host)
+            self.booted(self.host)
         elif fault == FROZEN:
             self.bed.thaw(self.host)
         elif fault == CUT:

@@ -57,13 +57,20 @@ class Cluster:
 
     def __init__(self, bed: Testbed, venv: Path) -> None:
         self.bed, self.venv = bed, venv
-        self.address = f"http://{bed.address('node1')}:8265"
-        ray, head = str(venv / "bin" / "ray"), bed.address("node1")
-        common = ["--num-cpus=2", MEMORY, "--disable-usage-stats"]
-        first = ["--head", f"--node-ip-address={head}", "--port=6379", f"--dashboard-host={head}"]
-        bed.run("node1", [ray, "start", *first, *common], env=QUIET, timeout=120, cwd="/", check=True)
-        second = [f"--address={head}:6379", f"--node-ip-address={bed.address('node2')}"]
-        bed.run("node2", [ray, "start", *second, *common], env=QUIET, timeout=120, cwd="/", check=True)
+        self.python, self.address = str(venv / "bin" / "python"), f"http://{bed.address('node1')}:8265"
+        head = bed.address("node1")
+        self._start("node1", ["--head", f"--node-ip-address={head}", "--port=6379", f"--dashboard-host={head}"])
+        self.join("node2")
+
+    def join(self, node: str) -> None:
+        """Start Ray on a node that is to work, as such a node's own start does."""
+        self._start(
+            node, [f"--address={self.bed.address('node1')}:6379", f"--node-ip-address={self.bed.address(node)}"]
+        )
+
+    def _start(self, node: str, words: list[str]) -> None:
+        argv = [str(self.venv / "bin" / "ray"), "start", *words, "--num-cpus=2", MEMORY, "--disable-usage-stats"]
+        self.bed.run(node, argv, env=QUIET, timeout=120, cwd="/", check=True)
 
     def folder(self, name: str, script: str) -> Path:
         """A folder for a workspace that all nodes see, with a script."""
@@ -169,7 +176,7 @@ def test_more_nodes_than_there_are_is_refused_with_what_there_is(cluster: Cluste
 
 
 def test_cells_of_the_matrix_end_as_one_process_does(cluster: Cluster) -> None:
-    cells = Matrix(cluster.bed, ray=lambda: (cluster.address, str(cluster.venv / "bin" / "python")))
+    cells = Matrix(cluster.bed, ray=lambda: cluster)
     few = [cell for cell in FEW if cell.launcher == "ray"]
     for cell in few + rotating(checked_out(), 1, ["ray"]):
         if cell.spread == "horovod":
