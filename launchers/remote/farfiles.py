@@ -31,6 +31,7 @@ from .far import Request, act
 
 _KEPT_SECONDS = 30 * 24 * 3600.0  # code that no job has used for so long is removed
 SENT = ".sent.json"  # what the run directory held at first, so that only the rest goes back
+_END_BYTES = 1024  # zeros, with which a whole archive ends
 _OURS = ("outputs", "logs")  # of the code directory: links to the run's own
 
 
@@ -187,7 +188,8 @@ def _place_code(cached: str, run: str) -> None:
 def unpack(archive: BinaryIO, folder: str) -> None:
     """Unpack a tar archive of files, directories and links; what would leave the folder is refused."""
     links: List[Tuple[str, str]] = []
-    with tarfile.open(fileobj=archive, mode="r|") as tar:
+    reader = _Reader(archive)
+    with tarfile.open(fileobj=reader, mode="r|") as tar:  # type: ignore[call-overload]
         for member in tar:
             path = _inside(folder, member.name)
             if member.isdir():
@@ -207,9 +209,23 @@ def unpack(archive: BinaryIO, folder: str) -> None:
                 links.append((member.linkname, path))
             else:
                 raise far.Refused("the archive's %s is neither a file, a directory nor a link" % member.name)
+    if reader.last != bytes(_END_BYTES):  # tarfile takes one that is cut off between two members for whole
+        raise far.Refused("the archive did not arrive whole")
     for target, path in links:  # last: nothing is written through them
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         os.symlink(target, path)
+
+
+class _Reader:
+    """Reads an archive, and remembers with which bytes it ended."""
+
+    def __init__(self, archive: BinaryIO) -> None:
+        self._archive, self.last = archive, b""
+
+    def read(self, count: int) -> bytes:
+        data = self._archive.read(count)
+        self.last = (self.last + data)[-_END_BYTES:]
+        return data
 
 
 def _inside(folder: str, name: str) -> str:

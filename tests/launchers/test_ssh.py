@@ -361,6 +361,13 @@ def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile
     return member
 
 
+def test_an_archive_that_was_cut_off_between_two_files_is_refused(tmp_path: Path) -> None:
+    whole = _archive(_member("a"), b"x" * 512).getvalue()
+    farfiles.unpack(io.BytesIO(whole), str(tmp_path / "whole"))
+    with pytest.raises(far.Refused, match="did not arrive whole"):
+        farfiles.unpack(io.BytesIO(whole[:1024]), str(tmp_path / "cut"))
+
+
 @pytest.mark.parametrize(
     "member",
     [
