@@ -12,7 +12,7 @@ LEAVES = """
 import subprocess
 
 def test_leaves():
-    subprocess.run(["sh", "-c", "sleep 61 >/dev/null 2>&1 &"])
+    subprocess.run(["sh", "-c", "sleep 61 >/dev/null 2>&1 & until grep -q sleep /proc/$!/comm; do sleep 0.01; done"])
 """
 CLEAN = """
 import os

@@ -309,7 +309,7 @@ def test_what_an_image_lacks_is_said_in_a_sentence(preparing: Preparing) -> None
     assert f"the image {nameless}:1" in refused(preparing, f"{nameless}:1").replace("has no", "the")
     assert "is no name of an image" in refused(preparing, "No Name")
     # podman without its own isolation loses, now and then, what a step prints in its last moment
-    failing = f"FROM {small}\nRUN echo one\nRUN echo two; echo 'no such thing' >&2; sleep 0.3; exit 3\n"
+    failing = f"FROM {small}\nRUN echo one\nRUN echo two; sleep 0.3; echo 'no such thing' >&2; sleep 0.3; exit 3\n"
     verdict = refused(preparing, dockerfile=failing)
     assert "step 3 of 3" in verdict and verdict.endswith("failed with exit status 3: two | no such thing.")
     assert "There is no build context" in refused(preparing, dockerfile=f"FROM {small}\nCOPY a /b\n")

@@ -32,8 +32,11 @@ def archive_of(entry: Path, record: Record, source: Source) -> str:
                 source.installer.say(f"saving image {_short(record)} for other machines")
                 result = source.installer.run(source.engine.save(record["image"], str(partial)), Path("/"))
                 if result.code:
+                    said = next((line.strip() for line in reversed(result.output.splitlines()) if line.strip()), "")
                     raise EnvironmentBuildError(
-                        f"{source.kind} could not save the image for other machines, in {entry}.", result.output
+                        f"{source.kind} could not save the image for other machines, in {entry}: "
+                        f"{said.rstrip('.') or f'it ended with {result.code}'}.",
+                        result.output,
                     )
                 partial.chmod(0o600)
                 os.replace(partial, archive)
