@@ -74,3 +74,13 @@ def test_a_disk_that_does_not_answer_gives_no_job_up(tmp_path: Path, monkeypatch
     for look in ("lost", "over", "follow"):
         monkeypatch.setattr(watching.Life, look, stale)
     assert watching.watch(run, one, Cluster(), lambda *_: None) == ("", "its words")  # type: ignore[arg-type]
+
+
+def test_a_job_that_begins_again_has_time_for_its_next_attempt(tmp_path: Path) -> None:
+    run, one = attempt(tmp_path, nodes=1)
+    life = watching.Life(run, one, lambda *_: None)
+    one.agent_end(0).write_text(json.dumps({"node": 0}))
+    assert not life.over()
+    life._ended -= 2 * watching.SILENCE_SECONDS  # so long it waited in the cluster's queue
+    life.begin_again()
+    assert not life.over()

@@ -77,8 +77,8 @@ class Life:
         self._nodes, self._ended = 0, 0.0  # how many agents there are; since when all of them have said how they ended
 
     def begin_again(self) -> None:
-        """The job waits to be started: the last sign of life so far counts no more."""
-        self._void = self._sign()
+        """The job waits to be started: the last sign of life, and how long ago its agents ended, count no more."""
+        self._void, self._ended = self._sign(), 0.0
 
     def over(self) -> bool:
         """Whether all agents have said how they ended, and the cluster, which is slow to, has had its time for that."""
