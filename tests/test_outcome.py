@@ -128,8 +128,14 @@ def test_a_node_that_stood_still_accuses_nobody() -> None:
     assert verdict is not None
     assert verdict["summary"] == "node 0 (node1) was lost: nothing was heard of it for 8 s."
     cut = {**left, "why": "nothing was heard of it for 8 s"}
-    verdict = outcome.judge(2, [], [{**END, "lost": cut}, {**END, "node": 1, "lost": silent}], nodes=2)[1]
+    ends = [{**END, "name": "node1", "lost": cut}, {**END, "node": 1, "lost": silent}]
+    verdict = outcome.judge(2, [], ends, nodes=2)[1]
     assert verdict is not None and verdict["node"] == 1
+    told = "nothing was heard of it for 8 s, and it heard nothing of node 0 (node1) either."
+    assert verdict["summary"] == f"node 1 ({left['name']}) was lost: {told}"
+    others = [{**END, "node": 2, "lost": silent}, {**END, "node": 3, "lost": silent}]
+    verdict = outcome.judge(4, [], [*ends, *others], nodes=4)[1]
+    assert verdict is not None and verdict["summary"] == "node 0 (node1) was lost: nothing was heard of it for 8 s."
 
 
 def test_a_stopped_container_explains_ranks_that_obeyed_and_nothing_else() -> None:

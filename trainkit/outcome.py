@@ -17,6 +17,7 @@ from trainkit.boot.programs import options_of
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json, read_lines
 from trainkit.errors import WorkspaceException
 from trainkit.job import is_rank
+from trainkit.lostnodes import lost_node
 from trainkit.sentences import exit_words, ranks, summary, tail
 
 Record = Mapping[str, Any]
@@ -87,8 +88,7 @@ def judge(
         return "Canceled", None
     reason = next((str(e["reason"]) for e in ends if e.get("reason")), "")
     troubled = next((e for e in ends if e.get("problem")), {})
-    missed = [e["lost"] for e in ends if e.get("lost") and not _stood_still(e, ends)]
-    gone = next((one for one in missed if not lost or one["node"] == 0), None)  # a lost head cannot accuse others
+    gone = lost_node(ends, only_head=bool(lost))
     if lost and gone:
         return "Failed", _without_node({**gone, "why": f"{gone['why']}; {lost}"}, records)
     if lost:
@@ -118,13 +118,6 @@ def judge(
         return "Failed", _verdict(kind, node=troubled["node"], message=problem, summary=problem)
     silent = sorted(set(range(nodes)) - {int(e["node"]) for e in ends})
     return "Failed", _unexplained(missing, silent, ends, records)
-
-
-def _stood_still(end: Record, ends: Sequence[Record]) -> bool:
-    """Whether an agent calls a node lost that had only ended because it had not heard of that agent."""
-    other: Record = next((e for e in ends if e["node"] == end["lost"]["node"]), {})
-    left = str(end["lost"].get("why")).startswith("its agent ended")
-    return left and bool(other.get("lost")) and other["lost"]["node"] == end["node"]
 
 
 def _went_on(ends: Sequence[Record]) -> bool:
