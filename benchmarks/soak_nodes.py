@@ -252,6 +252,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", nargs="*", default=[f"{name}=10" for name in FAULTS], metavar="LAUNCHER=MINUTES")
     parser.add_argument("--beds", type=int, default=2, help="testbeds of a launcher, side by side")
+    parser.add_argument("--launchers", type=int, default=1, help="launchers, side by side")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1000))
     parser.add_argument("--only", default="", metavar="LAUNCHER:NUMBER", help="one draw; nothing is written")
     parser.add_argument("--healthy", type=int, default=200, metavar="N", help="healthy loops")
@@ -268,9 +269,13 @@ def main() -> int:
         return int(any(seen.wrong for seen in campaign.seen))
     with ThreadPoolExecutor(1) as beside:
         loops = beside.submit(campaign.heal, asked.healthy, time.time() + asked.healthy_minutes * 60, asked.together)
-        for words in asked.minutes:
+
+        def soak(words: str) -> None:
             launcher, _, minutes = words.partition("=")
             campaign.all_beds(launcher, time.time() + float(minutes) * 60, 1 if launcher == "ray" else asked.beds)
+
+        with ThreadPoolExecutor(asked.launchers) as side_by_side:
+            list(side_by_side.map(soak, asked.minutes))
         loops.result()
     rows = campaign.rows()
     if asked.write == "yes":

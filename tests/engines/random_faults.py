@@ -220,6 +220,8 @@ class Planting:
             self.named = [rf"\b{self.host}\b", rf"\bnode {node}\b"]
         elif fault == AGENT:
             self.named = [rf"\bnode {victim}\b"]
+            if self.drawn.launcher != "local":  # whose nodes have one name; before they met, a cluster may say it
+                self.named.append(rf"\b{names.get(victim) or self.host}\b")
         elif fault in (RANK, SHIM):
             self.named = [rf"\branks? ([\d, and]*\b)?{rank}\b", *([rf"\bnode {victim}\b"] if fault == SHIM else [])]
         elif fault == STARTER:
