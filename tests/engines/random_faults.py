@@ -219,9 +219,7 @@ class Planting:
         if fault in OF_NODES:
             self.named = [rf"\b{self.host}\b", rf"\bnode {node}\b"]
         elif fault == AGENT:
-            self.named = [rf"\bnode {victim}\b"]
-            if self.drawn.launcher != "local":  # whose nodes have one name; before they met, a cluster may say it
-                self.named.append(rf"\b{names.get(victim) or self.host}\b")
+            self.named = [rf"\bnode {victim}\b", rf"\bsrun: {self.host}: task \d+: Killed"]  # Slurm's, before they met
         elif fault in (RANK, SHIM):
             self.named = [rf"\branks? ([\d, and]*\b)?{rank}\b", *([rf"\bnode {victim}\b"] if fault == SHIM else [])]
         elif fault == STARTER:
