@@ -114,6 +114,20 @@ def test_of_several_parents_the_one_that_was_killed_is_named() -> None:
     assert verdict["summary"] == "torchrun of node 1 exited with code 1; no rank failed by itself."
 
 
+def test_a_rank_that_lost_a_peer_whose_torchrun_was_killed_is_not_the_cause() -> None:
+    records = [
+        rank(0, exit_code=None, signal="SIGKILL", asked=8.0, ended=8.1),
+        failed(1, "trainkit.loops.parting.RankLost", "Another rank has ended", 8.2),
+    ]
+    verdict = outcome.judge(2, records, [torchrun(0, -9, 8.0), torchrun(1, 1, 8.3)], nodes=2)[1]
+    assert verdict is not None
+    assert verdict["summary"] == "torchrun of node 0 was killed by SIGKILL; no rank failed by itself."
+    verdict = outcome.judge(2, records[1:], [torchrun(0, -9, 8.0), torchrun(1, 1, 8.3)], nodes=2)[1]
+    assert verdict is not None and verdict["summary"].startswith("torchrun of node 0 was killed by SIGKILL")
+    verdict = outcome.judge(2, records, [torchrun(0, 1, 8.0), torchrun(1, 1, 8.3)], nodes=2)[1]
+    assert verdict is not None and verdict["rank"] == 1
+
+
 def test_parents_that_an_agent_ended_do_not_hide_a_rank_without_a_record() -> None:
     ends = [torchrun(0, 1, 7.9), torchrun(1, -15, 8.2, asked=True)]
     verdict = outcome.judge(2, [rank(1)], ends, nodes=2)[1]

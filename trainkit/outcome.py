@@ -98,10 +98,14 @@ def judge(
         return "Failed", _verdict("timeout", summary=f"The run was ended by its {reason}.")
     record = cause(records)
     missing = sorted(set(range(world_size)) - {int(r["rank"]) for r in records})
-    if record is not None and missing and not gone and str(record.get("exception")).endswith("." + _RANK_LOST):
+    orphaned = _parent_killed(ends)
+    rank_lost = record is not None and str(record.get("exception")).endswith("." + _RANK_LOST)
+    if rank_lost and missing and not gone and not orphaned:
         victims = sorted(int(r["rank"]) for r in records if not ok(r))
         return "Failed", {**_without_record(missing), "victims": victims}
     by_itself = record is not None and not _only_obeyed(record) and record.get("exit_code") != RUN_AGAIN
+    if record is not None and lost_peer(record) and orphaned:
+        by_itself = False  # the peer went with its parent
     if record is not None and by_itself and not (gone and (lost_peer(record) or not record.get("exception"))):
         return "Failed", of_rank(record, records)
     again = [r for r in records if r.get("exit_code") == RUN_AGAIN]
@@ -192,6 +196,11 @@ def _failed_commands(ends: Sequence[Record]) -> list[tuple[int, Record]]:
     commands = [(int(end["node"]), command) for end in ends for command in end.get("commands", ())]
     failed = [each for each in commands if each[1].get("status") not in (0, None) and not each[1].get("asked")]
     return sorted(failed, key=lambda each: (each[1]["status"] > 0, each[1].get("ended", 0.0)))
+
+
+def _parent_killed(ends: Sequence[Record]) -> bool:
+    """Whether a torchrun, mpirun or the like was ended by a signal that no agent sent."""
+    return any(command["status"] < 0 and not is_rank(command["argv"]) for _, command in _failed_commands(ends))
 
 
 def _without_record(missing: list[int]) -> dict[str, Any]:
