@@ -23,7 +23,7 @@ from trainkit.boot.lognotes import NOTE_SECONDS
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.errors import UserErrorException
 from trainkit.folding import Block, Part, fold, plainly
-from trainkit.ranklog import Notes, RankLog, rank_logs, readable
+from trainkit.ranklog import Notes, RankLog, logged, rank_logs
 
 _TURNS = 10  # of a window: identical lines that are less than a second apart are one
 _BEHIND = 3  # turns that notes of another node may come late, while they are followed
@@ -65,12 +65,12 @@ def merged(run_dir: str | Path, attempt: int | None = None, folded: bool = True)
 
 def attempt_of(run_dir: str | Path, number: int | None) -> AttemptDir:
     """One of a run's attempts, without a number the newest launched. Raises UserErrorException where there is none."""
-    there = RunDir(run_dir).attempts()
-    found = readable(RunDir(run_dir)) if number is None else [one for one in there if one.number == number]
-    if not found:
+    found = logged(RunDir(run_dir), number)
+    if found is None:
+        there = RunDir(run_dir).attempts()
         words = f"its attempts are {there[0].number} to {there[-1].number}" if there else "no attempt of it has begun"
         raise UserErrorException(f"{Path(run_dir).name} has no attempt {number or 1}: {words}.")
-    return found[-1]
+    return found
 
 
 @lru_cache

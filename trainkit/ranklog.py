@@ -22,6 +22,12 @@ def readable(run: RunDir) -> list[AttemptDir]:
     return launched(run) or run.attempts()
 
 
+def logged(run: RunDir, number: int | None) -> AttemptDir | None:
+    """The attempt of this number, without one the newest readable; None where there is none."""
+    found = readable(run) if number is None else [one for one in run.attempts() if one.number == number]
+    return found[-1] if found else None
+
+
 class RankLog:
     """A growing log. `place` tells what of it is not there."""
 

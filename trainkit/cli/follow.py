@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.folding import Block
 from trainkit.merged import Merger, first_cause, label, text_of
-from trainkit.ranklog import RankLog, log_of, rank_logs, readable
+from trainkit.ranklog import RankLog, log_of, logged, rank_logs
 
 ALL = "all"
 _CHUNK_BYTES = 1 << 20
@@ -86,7 +86,7 @@ class Follower:
 
     def _attempt(self) -> AttemptDir | None:
         """The chosen attempt, once it is there."""
-        return next(iter(_chosen(self.run, self.chosen)), None)
+        return logged(self.run, self.chosen.attempt)
 
     def _prepared(self) -> str:
         if self.chosen.attempt is not None:
@@ -126,13 +126,6 @@ class Follower:
         return news
 
 
-def _chosen(run: RunDir, chosen: Chosen) -> list[AttemptDir]:
-    """The attempt whose logs are chosen, once it is there."""
-    if chosen.attempt is None:
-        return readable(run)[-1:]
-    return [attempt for attempt in run.attempts() if attempt.number == chosen.attempt]
-
-
 def world_of(path: Path) -> int:
     """How many ranks a run has."""
     record: dict[str, Any] = read_json(RunDir(path).run) or {}
@@ -145,8 +138,10 @@ def whole(path: Path, chosen: Chosen) -> dict[str, str]:
     found = {}
     if run.prepare_log.exists() and chosen.attempt is None:
         found["prepare"] = run.prepare_log.read_text(encoding="utf-8", errors="replace")
-    for attempt in _chosen(run, chosen):
-        for rank in rank_logs(attempt):
-            if chosen.rank in ("", ALL, str(rank)):
-                found[str(rank)] = log_of(attempt, rank).rest().decode("utf-8", "replace")
+    attempt = logged(run, chosen.attempt)
+    if attempt is None:
+        return found
+    for rank in rank_logs(attempt):
+        if chosen.rank in ("", ALL, str(rank)):
+            found[str(rank)] = log_of(attempt, rank).rest().decode("utf-8", "replace")
     return found
