@@ -57,6 +57,11 @@ def tail(log: Path, lines: int = _TAIL_LINES) -> list[str]:
         return []
 
 
+def last_line(text: str) -> str:
+    """The last line of what a program printed that says something; empty where none does."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
 def describe(verdict: Record) -> str:
     """A verdict as people read it: the sentence, the traceback or last lines, victims, the log."""
     parts = [str(verdict.get("summary") or "The run failed.")]

@@ -14,6 +14,7 @@ from trainkit.errors import EnvironmentBuildError
 from trainkit.prepare.engines import ASK_SECONDS, ask
 from trainkit.prepare.entries import Record, lock_of, locked
 from trainkit.prepare.resolving import Source, facts
+from trainkit.sentences import last_line
 
 _SAVING = ".saving"  # a folder in the entry: an engine may put files of its own beside the one it writes
 
@@ -32,10 +33,9 @@ def archive_of(entry: Path, record: Record, source: Source) -> str:
                 source.installer.say(f"saving image {_short(record)} for other machines")
                 result = source.installer.run(source.engine.save(record["image"], str(partial)), Path("/"))
                 if result.code:
-                    said = next((line.strip() for line in reversed(result.output.splitlines()) if line.strip()), "")
+                    said = last_line(result.output).rstrip(".") or f"it ended with {result.code}"
                     raise EnvironmentBuildError(
-                        f"{source.kind} could not save the image for other machines, in {entry}: "
-                        f"{said.rstrip('.') or f'it ended with {result.code}'}.",
+                        f"{source.kind} could not save the image for other machines, in {entry}: {said}.",
                         result.output,
                     )
                 partial.chmod(0o600)

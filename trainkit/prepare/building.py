@@ -16,6 +16,7 @@ from typing import NamedTuple
 from trainkit.errors import EnvironmentBuildError
 from trainkit.prepare.engines import ImageEngine
 from trainkit.prepare.installer import Installer
+from trainkit.sentences import last_line
 
 _PATIENCE_SECONDS = {"podman": 30.0}  # to end a build without leaving anything; a daemon sees to that by itself
 _STOP_SECONDS = 60.0
@@ -106,7 +107,7 @@ def failing_step(output: str) -> FailedStep:
             said.append(line.strip())
     status = next((match[1] for line in reversed(lines) if _NOISE.match(line) and (match := _STATUS.search(line))), "")
     if not any(said) and not status:
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last = last_line("\n".join(lines))
         said = [last.partition(f'building at STEP "{step[2]}": ')[2] or last]
     return FailedStep(*step, status if step[2] else "", _last_of(said))
 

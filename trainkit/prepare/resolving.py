@@ -22,6 +22,7 @@ from trainkit.prepare.credentials import Login, access, login_for
 from trainkit.prepare.engines import ASK_SECONDS, ImageEngine, ask
 from trainkit.prepare.imagenames import LOCAL_DOMAIN, ImageName, host_of, parse
 from trainkit.prepare.installer import POLL_SECONDS, Installer, Result
+from trainkit.sentences import last_line
 
 SILENCE_SECONDS = 8.0  # of a registry, where the image is here anyway
 _SILENT = 124
@@ -203,8 +204,7 @@ def verdict(name: str, wanted: ImageName, registry: RegistrySpec | None, said: s
 
 def _last(said: str) -> str:
     """The last line that says something, without what begins each of an engine's errors."""
-    line = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "nothing was said")
-    return _PREFIX.sub("", line).rstrip(".")
+    return _PREFIX.sub("", last_line(said) or "nothing was said").rstrip(".")
 
 
 def _unreachable(said: str) -> bool:
