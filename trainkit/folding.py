@@ -160,12 +160,13 @@ def _together(groups: Sequence[_Group]) -> list[Block]:
     ranks = tuple(sorted(rank for group in groups for rank in group.ranks))
     time = min(group.parts[group.at].time for group in groups)
     places = [group.shared_now() for group in groups]
-    first, least = groups[0], min(places, key=len)
-    if all(group.shared is first.shared and group.next == first.next for group in groups):
-        places = [least] * len(groups)
+    first = groups[0]
+    alike = all(group.shared is first.shared and group.next == first.next for group in groups)
+    if alike:
+        places = [min(places, key=len)] * len(groups)
     else:
         places = sharedlines.begin_alike(places, [group.lines for group in groups])
-    tell = _in_step if places[0] is least and all(group.line == first.line for group in groups) else _to_the_next
+    tell = _in_step if alike and all(group.line == first.line for group in groups) else _to_the_next
     blocks = tell(groups, places, time, ranks)
     for group, numbers in zip(groups, places, strict=True):
         if numbers:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from trainkit.boot.oldnames import refuse
-from trainkit.boot.oldtable import REMEDIES
 from trainkit.errors import ModelNotFoundException, ModelPathNotFoundException, UserErrorException, WebserviceException
 from trainkit.registry import fetch
 from trainkit.registry.facts import (
@@ -189,6 +187,9 @@ class Model:
     @staticmethod
     def deploy(*args: object, **kwargs: object) -> NoReturn:
         """Raises UserErrorException: deployment is not built yet; it says what there is instead."""
+        from trainkit.boot.oldnames import refuse
+        from trainkit.boot.oldtable import REMEDIES
+
         refuse("Model.deploy", REMEDIES["Webservice"])
 
     def add_tags(self, tags: Labels) -> None:
