@@ -235,9 +235,10 @@ def is_path(text: str) -> bool:
 
 def _again(run_dir: str, max_restarts: int) -> list[str]:
     """Slurm starts again only what it ends itself: ranks that were asked to end and have saved, and jobs whose agents
-    lost a node before Slurm knew, ask for it; the latter not without end, where the job says how often. The run's time
-    limit is for all its attempts: another would be ended at once."""
-    saved = """grep -qs '"exit_code": 75' "$folder"/ranks/*.json"""
+    lost a node before Slurm knew, ask for it; the latter not without end, where the job says how often. A script that
+    ends with 75 unasked is the agents' to start again, as often as the job says. The run's time limit is for all its
+    attempts: another would be ended at once."""
+    saved = """grep -qs '"exit_code": 75.*"asked_to_end": true' "$folder"/ranks/*.json"""
     late = """grep -qs '"reason": "time limit ' "$folder"/nodes/*.end.json"""  # the run's own, not Slurm's
     lost = """grep -qs '"lost": {"' "$folder"/nodes/*.end.json"""
     if max_restarts:

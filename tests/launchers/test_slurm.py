@@ -154,11 +154,12 @@ def test_a_job_that_is_started_again_makes_another_attempt() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "again"),
     [
-        ("attempts/4/ranks/0.json", '{"rank": 0, "exit_code": 75, "signal": null}', True),
-        ("attempts/4/ranks/0.json", '{"rank": 0, "exit_code": 0, "signal": null}', False),
+        ("attempts/4/ranks/0.json", '{"exit_code": 75, "signal": null, "asked_to_end": true}', True),
+        ("attempts/4/ranks/0.json", '{"exit_code": 75, "signal": null, "asked_to_end": false}', False),
+        ("attempts/4/ranks/0.json", '{"exit_code": 0, "signal": null, "asked_to_end": true}', False),
         ("attempts/4/nodes/0.end.json", '{"node": 0, "reason": "", "lost": {"node": 1, "name": "n2"}}', True),
         ("attempts/4/nodes/0.end.json", '{"node": 0, "reason": "", "lost": {}}', False),
-        ("attempts/3/ranks/0.json", '{"rank": 0, "exit_code": 75, "signal": null}', False),
+        ("attempts/3/ranks/0.json", '{"exit_code": 75, "signal": null, "asked_to_end": true}', False),
     ],
 )
 @pytest.mark.parametrize("cancelled", [False, True])
@@ -189,7 +190,7 @@ def test_a_run_that_has_used_up_its_time_is_not_queued_again(tmp_path: Path, rea
     """Slurm's own time limit, and a preemption, reach the agents as a signal: they write "canceled"."""
     attempt = RunDir(tmp_path / "run").attempt(3)
     make_private(attempt.logs)
-    publish(tmp_path / "rank.json", {"rank": 0, "exit_code": 75, "signal": None})
+    publish(tmp_path / "rank.json", {"rank": 0, "exit_code": 75, "signal": None, "asked_to_end": True})
     end = Reserved(tmp_path / "end.json")
     end.publish({"node": 1, "problem": "", "reason": reason, "lost": None, "hung": ""})
     agents = f"mkdir {attempt.ranks} {attempt.nodes}; cd {tmp_path}; cp rank.json {attempt.rank_record(0)}; "
