@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import subprocess
 import sys
@@ -53,8 +54,28 @@ def test_every_pin_is_exact() -> None:
     assert all(line.count("==") == 1 and "/" not in line for line in pins)
 
 
+def _lines(file: Path) -> int:
+    return len(file.read_text(encoding="utf-8").splitlines())
+
+
 def test_source_files_stay_small() -> None:
     for folder in FOLDERS:
         for file in (ROOT / folder).rglob("*.py"):
-            count = len(file.read_text(encoding="utf-8").splitlines())
+            count = _lines(file)
             assert count < 300, f"{file.relative_to(ROOT)} has {count} lines; files stay under 300"
+
+
+def test_the_launchers_and_spreads_that_others_read_as_examples_stay_short() -> None:
+    limits = {ROOT / "launchers" / "slurm.py": 150, ROOT / "launchers" / "local.py": 60}
+    limits.update(dict.fromkeys((ROOT / "launchers" / "spreads").rglob("*.py"), 60))
+    assert len(limits) > 2
+    long = {str(file.relative_to(ROOT)): _lines(file) for file, limit in limits.items() if _lines(file) > limit}
+    assert not long, f"more lines than their limits {sorted(set(limits.values()))}: {long}"
+
+
+def test_the_functions_of_the_slurm_launcher_stay_short() -> None:
+    tree = ast.parse((ROOT / "launchers" / "slurm.py").read_text(encoding="utf-8"))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = [(node.name, (node.end_lineno or 0) - node.lineno + 1) for node in found]
+    assert lengths
+    assert not [(name, length) for name, length in lengths if length > 30]
