@@ -69,6 +69,7 @@ class Agent:
     victims_until: float = 0.0
     done: Dict[int, bool] = field(default_factory=dict)  # nodes whose commands have all ended
     over: float = 0.0  # when the head said, or was told, that all nodes are done
+    saving: bool = False  # they may save their state, and have `grace` seconds
     grace: float = GRACE_SECONDS
     elastic: bool = False  # the spread goes on by itself without ranks and nodes that are lost
     failing: Failing = field(init=False)  # of this node's ranks, those that something else has started
@@ -225,7 +226,8 @@ class Agent:
                 self.done[self.node] = True
                 # a node without commands of its own may yet have ranks: those that mpirun starts there
                 self.channel.send({"type": "done", "node": self.node, "own": self.commands.any})
-            return bool(self.over or self.stopping)
+            busy = self.saving and any(part.busy for part in self.parts)  # with ranks that mpirun has started here
+            return bool(self.over or (self.stopping and not busy))
         self.done[0] = True
         if not self.over and not self.stopping and len(self.done) == self.job.nodes:
             self.over = time.monotonic()
@@ -241,7 +243,8 @@ class Agent:
         if self.stopping:
             return
         self.stopping, self.reason = time.monotonic(), reason
-        if save and reason != _FAILED:  # after a failure there is nobody to save a state with
+        self.saving = save and reason != _FAILED  # after a failure there is nobody to save a state with
+        if self.saving:
             self.grace = max(GRACE_SECONDS, self.job.grace_seconds + _MORE_SECONDS)
         if self.channel is not None:
             self.channel.send({"type": "stop", "reason": reason, "save": save})

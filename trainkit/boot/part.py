@@ -14,6 +14,11 @@ class Part:
 
     ended_by = ""  # why the job should end, in one sentence; empty while there is no reason
 
+    @property
+    def busy(self) -> bool:
+        """Whether something runs here that is not among the agent's own commands."""
+        return False
+
     def environment(self) -> Dict[str, str]:
         """What this node's ranks are told about it."""
         return {}

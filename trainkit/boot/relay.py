@@ -79,6 +79,11 @@ class Relay(Part):
         self._count = 0
         self._gone: Set[int] = set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something runs here that a program of this or another node has asked for."""
+        return bool(self._running)
+
     def environment(self) -> Dict[str, str]:
         """What local programs need to find this relay."""
         return {"TRAINKIT_RELAY": self._address}
