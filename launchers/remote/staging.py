@@ -151,11 +151,14 @@ class Away:
         return pulling.pull(self.line.words, reply.host, self.handle.away, self.handle.run_dir, names)
 
     def _forget_checkpoints(self, there: Set[str]) -> None:
-        """Remove here the checkpoints of this attempt that no node has any more: its ranks have removed them."""
+        """Remove here the checkpoints of this attempt that no node has any more: its ranks have removed them.
+
+        Its own are those that came after it had begun, by this machine's clock: rsync brings a host's mtime along.
+        """
         run = Path(self.handle.run_dir)
         begun = (run / f"attempts/{self.handle.attempt}/job.json").stat().st_mtime
         for path in run.glob("checkpoints/**/step-*"):
-            if path.is_dir() and str(path.relative_to(run)) not in there and path.stat().st_mtime > begun:
+            if path.is_dir() and str(path.relative_to(run)) not in there and path.stat().st_ctime > begun:
                 shutil.rmtree(path, ignore_errors=True)
 
     def clean(self, nodes: Sequence[int]) -> None:

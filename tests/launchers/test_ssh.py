@@ -476,8 +476,8 @@ def test_old_runs_that_nobody_could_remove_are_removed_unless_an_agent_lives(tmp
     ]  # fmt: skip
 
 
-def test_a_checkpoint_is_forgotten_here_when_no_node_has_it_any_more(tmp_path: Path) -> None:
-    """Each host is a folder: the ssh here knows it by its name."""
+def _fetched(tmp_path: Path) -> staging.Away:
+    """A job of the hosts a and b, all of whose files were fetched: each is a folder, by whose name the ssh knows it."""
     make_job(tmp_path / "here", "")
     text = f'while [ "$1" != -- ]; do shift; done\ncd {tmp_path}/hosts/$2 || exit 255\nexec sh -c "$3"\n'
     (tmp_path / "ssh").write_text(f"#!/bin/sh\n{text}")
@@ -488,18 +488,33 @@ def test_a_checkpoint_is_forgotten_here_when_no_node_has_it_any_more(tmp_path: P
     line = Line((str(tmp_path / "ssh"),), sys.executable, 20.0)
     nodes = [(Host("a"), "m:1:2"), (Host("b"), "m:3:4")]
     away = staging.Away(line, agents.Handle(sys.executable, nodes, "", str(tmp_path / "here"), 1, "run"))
-
-    def kept() -> list[str]:
-        return sorted(path.name for path in (tmp_path / "here/checkpoints").iterdir())
-
-    for node, name in enumerate("ab"):  # all of it was fetched already
+    for node, name in enumerate("ab"):
         request = {"run_dir": str(tmp_path / "hosts" / name / "run"), "known": ""}
         away._known[node] = farfiles.changes(request, io.BytesIO())["digest"]
-    assert away.fetch([0]) == "" and kept() == ["step-1", "step-2"]  # nobody knows what the other has
-    assert away.fetch([0, 1]) == "" and kept() == ["step-1"]
+    return away
+
+
+def _kept(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "here/checkpoints").iterdir())
+
+
+def test_a_checkpoint_is_forgotten_here_when_no_node_has_it_any_more(tmp_path: Path) -> None:
+    away = _fetched(tmp_path)
+    assert away.fetch([0]) == "" and _kept(tmp_path) == ["step-1", "step-2"]  # nobody knows what the other has
+    assert away.fetch([0, 1]) == "" and _kept(tmp_path) == ["step-1"]
     (tmp_path / "hosts/b").rename(tmp_path / "hosts/gone")
-    assert away.fetch([0]) == "" and kept() == ["step-1"]
-    assert "b: " in away.fetch([0, 1]) and kept() == ["step-1"]
+    assert away.fetch([0]) == "" and _kept(tmp_path) == ["step-1"]
+    assert "b: " in away.fetch([0, 1]) and _kept(tmp_path) == ["step-1"]
+
+
+def test_what_is_older_than_the_attempt_stays_though_a_hosts_clock_was_ahead(tmp_path: Path) -> None:
+    """And what is of the attempt goes, though a host's clock was behind: rsync keeps the times that hosts give."""
+    older = tmp_path / "here/checkpoints/step-0"
+    older.mkdir(parents=True)
+    os.utime(older, (time.time() + 60, time.time() + 60))
+    away = _fetched(tmp_path)
+    os.utime(tmp_path / "here/checkpoints/step-2", (time.time() - 60, time.time() - 60))
+    assert away.fetch([0, 1]) == "" and _kept(tmp_path) == ["step-0", "step-1"]
 
 
 def test_results_are_brought_by_rsync_over_the_same_ssh() -> None:
