@@ -71,6 +71,13 @@ def test_every_block_says_what_it_is() -> None:
             assert block.language in shown, f"{page}:{block.line - 1}: {block.language} is not one of {sorted(shown)}"
 
 
+def test_the_example_of_a_launcher_stays_as_short_as_its_page_says() -> None:
+    page = ROOT / "docs" / "how-to" / "own-launcher.md"
+    (example,) = (block for block in blocks(page) if block.options.get("file") == "nice/trainkit_nice.py")
+    assert "both in less than 40 lines of code" in page.read_text(encoding="utf-8")
+    assert len([line for line in example.text.splitlines() if line.strip()]) < 40
+
+
 # --- the harness itself ---
 
 
