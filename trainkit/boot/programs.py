@@ -3,9 +3,10 @@
     python -m trainkit.boot.exec --in FOLDER [--mpirun FILE] [--hosts NAME:RANKS,...] [--only NAME,...] COMMAND WORDS...
 
 FOLDER/ssh asks the nodes' agents instead (`trainkit.boot.exec`), FOLDER/mpirun is FILE, FOLDER/hosts prints those of
-the hosts whose agents live. With `--only`, FOLDER is the first on the command's PATH, the command sees no other
-variables than those named, because it would show them on command lines, and FOLDER/environment, readable by its user
-alone, has all of them for a shell to read. This process then becomes the command. It touches nothing but FOLDER.
+the hosts whose agents live. With `--only`, FOLDER is the first on the command's PATH, and the command sees no other
+variables than those named, because it would show them on command lines. Its ranks read FOLDER/environment in a shell,
+which reads all of them where the command holds them open in memory: no value is in a file, and none outlives it. This
+process then becomes the command. It touches nothing but FOLDER.
 """
 
 from __future__ import annotations
@@ -47,10 +48,19 @@ def run(words: Sequence[str]) -> None:
     if "--hosts" in options:
         _program(folder, "hosts", (sys.executable, *here, "--hosts", options["--hosts"]))
     if "--only" in options:
-        _write(folder, "environment", exports(environment), 0o600)
+        _write(folder, "environment", '. "%s"\n' % _in_memory(exports(environment)), 0o600)
         environment = {name: environment[name] for name in options["--only"].split(",") if name in environment}
         environment["PATH"] = folder + os.pathsep + environment.get("PATH", os.defpath)
     os.execvpe(command[0], command, environment)
+
+
+def _in_memory(text: str) -> str:
+    """Where processes of this user read a text that is in no file, while this process, or what it becomes, lives."""
+    memory = os.memfd_create("environment")
+    os.set_inheritable(memory, True)  # it stays open when this process becomes another
+    with open(os.dup(memory), "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+    return "/proc/%d/fd/%d" % (os.getpid(), memory)
 
 
 def _program(folder: str, name: str, words: Sequence[str]) -> None:
