@@ -229,3 +229,27 @@ def test_who_is_told_to_be_alone_waits_for_nobody(tmp_path: Path) -> None:
     finally:
         shim.kill()
         shim.wait()
+
+
+_ASKED_BEFORE = """
+import os, signal, sys
+from trainkit.boot import rank
+requests = [signal.%s]
+os.register_at_fork(before=lambda: requests and os.kill(os.getpid(), requests.pop()))
+sys.exit(rank.main())
+"""
+
+
+@pytest.mark.parametrize("request_to_end", ["SIGTERM", "SIGINT"])
+def test_a_request_to_end_that_comes_before_the_script_is_passed_on_to_it(tmp_path: Path, request_to_end: str) -> None:
+    job, attempt = make_job(tmp_path / "run", "import time; time.sleep(600)", grace_seconds=600.0)
+    told = {"TRAINKIT_RUN_DIR": job.run_dir, "TRAINKIT_RUN_ID": job.run_id, "TRAINKIT_ATTEMPT": "1"}
+    shim = [sys.executable, "-c", _ASKED_BEFORE % request_to_end]
+    done = subprocess.run(shim, env={**os.environ, **ENVIRONMENT, **told}, timeout=60)
+    record = read_json(attempt.rank_record(0)) or {}
+    assert (done.returncode, record["signal"], record["asked_to_end"]) == (128 + signal.SIGTERM, "SIGTERM", True)
+
+
+def test_a_script_blocks_no_signal_that_its_starter_does_not(tmp_path: Path) -> None:
+    _, log = run(tmp_path, "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, []))")
+    assert log == "set()\n"

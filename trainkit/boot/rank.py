@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Collection, Dict, List, Mapping, Optional
 
 from trainkit.boot import processes, pulse, script
 from trainkit.boot.identity import rank_environment
@@ -27,6 +27,7 @@ from trainkit.boot.shims import ALONE
 from trainkit.errors import RunEnvironmentException
 from trainkit.job import Job
 
+_REQUESTS = (signal.SIGTERM, signal.SIGINT)  # to end
 _PATIENCE_SECONDS = 4.0  # a job with more grace saves its state at the end: to be asked again does not hurry it
 
 
@@ -52,14 +53,16 @@ class _Shim:
     def run(self) -> int:
         """Run the script; the exit status that the starter of this rank should see."""
         processes.become_subreaper()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)  # one that comes now waits until there is a child
+        for number in _REQUESTS:
             signal.signal(number, self._end)
         signal.signal(ALONE, self._on_alone)
         kills = processes.oom_kills()
         parent = os.getpid()
         self.child = os.fork()
         if self.child == 0:
-            self._script(parent)
+            self._script(parent, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         processes.die_with_parent(signal.SIGTERM, self.parent)
         status = self._wait()
         self._end_group()
@@ -109,12 +112,13 @@ class _Shim:
         except (ProcessLookupError, PermissionError):
             pass
 
-    def _script(self, parent: int) -> None:
-        """The child: becomes the user's script; never returns."""
+    def _script(self, parent: int, mask: Collection[int]) -> None:
+        """The child: becomes the user's script, which blocks the signals in `mask`; never returns."""
         os.setpgid(0, 0)
         for number in (signal.SIGTERM, ALONE):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         processes.die_with_parent(signal.SIGKILL, parent)
         sys.stdout.flush()
         os.dup2(self.log, 1)
