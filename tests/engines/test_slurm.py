@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.engines import pages
 from tests.engines.testbed import USER, Testbed
 
 pytestmark = pytest.mark.engine
@@ -105,6 +106,11 @@ def test_the_laws_and_what_slurm_refuses(slurm: Testbed) -> None:
 def test_an_ordinary_user_needs_no_rights(slurm: Testbed) -> None:
     os.chmod(slurm.shared, 0o1777)
     inner(slurm, "-k", "TestSlurm or (waiting and cancelled)", user=USER)
+
+
+def test_the_pages_example_runs(slurm: Testbed) -> None:
+    printed = pages.run_example(slurm, "slurm.md", slurm.shared / "page", {"partition=short": "partition=debug"})
+    assert "rank 3 of 4 on node2" in printed
 
 
 def test_a_whole_run_through_config_json(slurm: Testbed) -> None:
