@@ -207,6 +207,7 @@ class Testbed:
         """
         if self.nodes[node].pid:
             return
+        self.switch.leave(node)  # of a kill that failed half way
         self.nodes[node].begin(self.switch)
         self.nodes[node].finish()
         if self._slurm is not None:
@@ -225,8 +226,9 @@ class Testbed:
         self.switch.ip(f"link set {node} down")
 
     def heal(self, node: str) -> None:
-        """Plug a node in again."""
-        self.switch.ip(f"link set {node} up")
+        """Plug a node in again; nothing happens to one that is off."""
+        if self.nodes[node].pid:
+            self.switch.ip(f"link set {node} up")
 
     def limit(self, node: str, mbit: float) -> None:
         """Limit a node's link to so many megabits a second each way; 0 takes the limit away."""
@@ -251,8 +253,17 @@ class Testbed:
         )
 
     def clear(self, node: str, path: str | Path = "/tmp") -> None:
-        """Give a filled disk of a node its room back."""
-        self._inside(node, 'rm -f "$1/.filled"; mount -o remount,size=2g "$1"', str(path))
+        """Give a filled disk of a node its room back; nothing happens to a node that is off or a folder of no tmpfs."""
+        if self.nodes[node].pid:
+            self._inside(
+                node,
+                """
+                mountpoint -q "$1" && [ "$(stat -f -c %T "$1")" = tmpfs ] || exit 0
+                rm -f "$1/.filled"
+                mount -o remount,size=2g "$1"
+                """,
+                str(path),
+            )
 
     def hide(self, node: str, path: str | Path) -> None:
         """Lay an empty folder over one that a node sees."""

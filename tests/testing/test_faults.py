@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -84,6 +84,54 @@ def test_a_large_disk_is_not_filled(faults: Faults) -> None:  # noqa: F811
         faults.disk("/")
 
 
+class HalfWay:
+    """A cluster of one node, whose faults hit it and then raise."""
+
+    names: ClassVar[list[str]] = ["node1"]
+
+    def __init__(self) -> None:
+        self.hit: list[object] = []
+
+    def _hit(self, *what: object) -> None:
+        self.hit.append(what)
+        raise OSError("half way")
+
+    def kill(self, node: str) -> None:
+        self._hit("power", node)
+
+    def boot(self, node: str) -> None:
+        self.hit.remove(("power", node))
+
+    def freeze(self, node: str) -> None:
+        self._hit("processes", node)
+
+    def thaw(self, node: str) -> None:
+        self.hit.remove(("processes", node))
+
+    def cut(self, node: str) -> None:
+        self._hit("link", node)
+
+    def heal(self, node: str) -> None:
+        self.hit.remove(("link", node))
+
+    def fill(self, node: str, path: str | Path) -> None:
+        self._hit("disk", node, path)
+
+    def clear(self, node: str, path: str | Path) -> None:
+        self.hit.remove(("disk", node, path))
+
+
+def test_a_fault_that_fails_half_way_is_undone() -> None:
+    cluster = HalfWay()
+    with Faults() as mine:
+        nodes = mine.nodes(cluster)
+        for act in (nodes.kill, nodes.stop, nodes.cut, nodes.disk):
+            with pytest.raises(OSError, match="half way"):
+                act("node1")
+        assert len(cluster.hit) == 4
+    assert cluster.hit == []
+
+
 @pytest.mark.engine
 def test_faults_of_nodes_are_undone() -> None:
     if beds.missing():
@@ -104,6 +152,12 @@ def test_faults_of_nodes_are_undone() -> None:
         assert bed.run("node1", write).returncode == 0
         wait_until(lambda: bed.run("ctl", ping).returncode == 0, 10, "the link's return")
         with Faults() as mine:
-            mine.nodes(bed).kill("node2")
+            nodes = mine.nodes(bed)
+            nodes.kill("node2")
             assert bed.run("ctl", ping).returncode
+            for act in (nodes.cut, nodes.disk):  # of a node that is off: there is nothing to undo either
+                with pytest.raises((subprocess.CalledProcessError, RuntimeError)):
+                    act("node2")
+            with pytest.raises(RuntimeError, match="mount point does not exist"):
+                nodes.disk("node1", "/nowhere")
         assert bed.run("ctl", ["ssh", "node2", "hostname"], timeout=20).stdout == "node2\n"

@@ -32,7 +32,10 @@ LARGEST_DISK = 1 << 30  # bytes; a larger one is somebody's, not a test's
 
 
 class Cluster(Protocol):
-    """What faults of nodes are done with: for each a verb that does it and one that undoes it."""
+    """What faults of nodes are done with: for each a verb that does it and one that undoes it.
+
+    Undoing is asked for after a fault that raised, too: it takes back the half that was done, which may be nothing.
+    """
 
     @property
     def names(self) -> list[str]:
@@ -138,8 +141,8 @@ class NodeFaults:
     def _do(self, act: Callable[[str], None], undo: Callable[[str], None], node: str) -> None:
         if node not in self._cluster.names:
             raise ValueError(f"no node is called {node!r}; there are {', '.join(self._cluster.names)}")
+        self._undo.callback(undo, node)  # first: an act that raises may have done half of it
         act(node)
-        self._undo.callback(undo, node)
 
     def kill(self, node: str) -> None:
         """End a node with all its processes; it is booted when the test has ended."""
