@@ -18,7 +18,7 @@ from trainkit.boot.processes import with_environment
 from trainkit.boot.rundir import AttemptDir, publish
 from trainkit.errors import LaunchError, UnsupportedJob
 from trainkit.job import Launcher
-from trainkit.testing import LauncherLaws, launch, make_job, wait_until
+from trainkit.testing import SLEEPERS, LauncherLaws, daemons, launch, make_job, wait_until
 from trainkit_launchers.slurm import Slurm
 
 SLEEP = "import time; time.sleep(300)"
@@ -216,12 +216,13 @@ def test_a_setup_script_that_fails_starts_no_agent_and_says_where_to_look(tmp_pa
 
 
 def test_somebody_elses_scancel_ends_all_ranks(tmp_path: Path) -> None:
-    job, attempt = make_job(tmp_path, SLEEP, nodes=2)
+    job, attempt = make_job(tmp_path, SLEEPERS, nodes=2)
     handle = launch(Slurm(), job, attempt)
-    running(attempt, 2)
+    wait_until(lambda: len(daemons(job)) == 2, 60, "the ranks' daemons")
     slurm("scancel", number(handle))
     assert "was cancelled (CANCELLED)" in ended(Slurm(), handle)
-    wait_until(lambda: not with_environment("TRAINKIT_RUN_ID", job.run_id), 15, "the end of all processes")
+    left = lambda: with_environment("TRAINKIT_RUN_ID", job.run_id) + daemons(job)  # noqa: E731
+    wait_until(lambda: not left(), 15, "the end of all processes")  # linuxproc follows parents: daemons need more
 
 
 def test_ranks_are_asked_before_they_are_killed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ class TestMine(LauncherLaws):
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 from trainkit import outcome
 from trainkit.boot.formation import prepare_attempt
-from trainkit.boot.processes import with_environment
+from trainkit.boot.processes import with_environment, words_of
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish
 from trainkit.job import Job, Launcher
 
@@ -27,7 +28,19 @@ names = ("RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "TRAIN
 with open(os.path.join("..", "who-" + os.environ["RANK"]), "w") as file:
     json.dump({name: os.environ[name] for name in names}, file)
 """
-_SLEEP = "import subprocess, time\nsubprocess.Popen(['sleep', '300'])\ntime.sleep(300)\n"
+# Sleeps beside a child, and beside a daemon: in another session, no child of the script, deaf to SIGTERM, without the
+# job's environment. Only its argument names it.
+SLEEPERS = """
+import os, signal, subprocess, time
+subprocess.Popen(["sleep", "300"])
+if os.fork() == 0:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.fork() == 0:
+        os.execvpe("sleep", ["sleep", "300." + os.environ["TRAINKIT_RUN_ID"].rpartition("_")[2]], {})
+    os._exit(0)
+time.sleep(300)
+"""
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -63,6 +76,12 @@ def launch(launcher: Launcher, job: Job, attempt: AttemptDir) -> str:
     return handle
 
 
+def daemons(job: Job) -> list[int]:
+    """Pids of the daemons that the script `SLEEPERS` has left on this machine's nodes, one for each rank."""
+    words = ["sleep", "300." + job.run_id.rpartition("_")[2]]
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and words_of(int(entry)) == words]
+
+
 class LauncherLaws:
     """What every launcher promises; subclass it, give it `launcher`, and run it with pytest."""
 
@@ -79,7 +98,7 @@ class LauncherLaws:
 
     def test_start_raises_and_leaves_nothing_where_it_cannot_start(self, tmp_path: Path) -> None:
         """Law 1: everything or nothing."""
-        job, attempt = make_job(tmp_path, _SLEEP, nodes=self.nodes)
+        job, attempt = make_job(tmp_path, SLEEPERS, nodes=self.nodes)
         attempt.logs.rmdir()
         try:
             self.launcher().start(job)
@@ -127,15 +146,15 @@ class LauncherLaws:
         assert outcome.records_of(attempt)[0]["exit_code"] == 3
 
     def test_cancel_ends_everything_and_may_be_called_again(self, tmp_path: Path) -> None:
-        """Law 6."""
-        job, attempt = make_job(tmp_path, _SLEEP, nodes=self.nodes)
+        """Law 6: also what a script has made a daemon."""
+        job, attempt = make_job(tmp_path, SLEEPERS, nodes=self.nodes)
         launcher = self.launcher()
         handle = launch(launcher, job, attempt)
-        wait_until(
-            lambda: len(with_environment("TRAINKIT_RUN_ID", job.run_id)) >= 2 * self.nodes, 30, "the ranks' start"
-        )
+        wait_until(lambda: len(daemons(job)) == self.nodes, 30, "the ranks' daemons")
         launcher.cancel(handle)
         launcher.cancel(handle)
         self.ended(launcher, handle)
-        wait_until(lambda: not with_environment("TRAINKIT_RUN_ID", job.run_id), 10, "the end of all processes")
+        wait_until(
+            lambda: not (with_environment("TRAINKIT_RUN_ID", job.run_id) + daemons(job)), 10, "the end of all processes"
+        )
         launcher.cancel(handle)
