@@ -234,18 +234,19 @@ def is_path(text: str) -> bool:
 
 
 def _again(run_dir: str, max_restarts: int) -> list[str]:
-    """Slurm starts again only what it ends itself: ranks that were asked to end and have saved, and jobs whose agents
-    lost a node before Slurm knew, ask for it; the latter not without end, where the job says how often. A script that
-    ends with 75 unasked is the agents' to start again, as often as the job says. The run's time limit is for all its
-    attempts: another would be ended at once."""
-    saved = """grep -qs '"exit_code": 75.*"asked_to_end": true' "$folder"/ranks/*.json"""
+    """Slurm starts again only what it ends itself: ranks that it asked to end and that have saved, and jobs whose
+    agents lost a node before Slurm knew, ask for it; the latter not without end, where the job says how often. What
+    fails, or ends with 75 unasked, is the agents' to start again. The run's time limit is for all its attempts."""
+    saved = """grep -qs '"exit_code": 75' "$folder"/ranks/*.json"""
+    asked = """grep -qs '"reason": "canceled"' "$folder"/nodes/*.end.json"""  # by a signal to the agents
     late = """grep -qs '"reason": "time limit ' "$folder"/nodes/*.end.json"""  # the run's own, not Slurm's
     lost = """grep -qs '"lost": {"' "$folder"/nodes/*.end.json"""
     if max_restarts:
         lost = f'{{ [ "$attempt" -le {max_restarts} ] && {lost}; }}'
     return [
         f'attempt=$(newest); folder={run_dir}/attempts/"$attempt"  # the agents may have gone on to another',
-        f"if [ ! -e {run_dir}/cancel.json ] && ! {late} && {{ {saved} || {lost}; }}; then",
+        f"if [ ! -e {run_dir}/cancel.json ] && ! {late} && {{ {{ {saved} && {asked}; }} || {lost}; }}; then",
+        '    : >"$folder/requeue"  # whoever watches: the ends of its agents are not that of the job',
         '    scontrol requeue "$SLURM_JOB_ID" && sleep 60  # until Slurm ends this script',
         "fi",
     ]

@@ -53,11 +53,34 @@ def test_agents_that_have_all_ended_end_the_job_of_a_cluster_that_does_not_say_s
     run, one = attempt(tmp_path)
     life = watching.Life(run, one, lambda *_: None)
     one.agent_end(0).write_text(json.dumps({"node": 0}))
-    assert not life.over()
+    assert not life.over(False)
     one.agent_end(1).write_text(json.dumps({"node": 1}))
-    assert not life.over()
+    assert not life.over(False)
     life._ended -= watching.SILENCE_SECONDS
-    assert life.over()
+    assert life.over(False)
+
+
+def test_a_node_that_the_head_has_lost_is_not_waited_for(tmp_path: Path) -> None:
+    run, one = attempt(tmp_path, nodes=3)
+    life = watching.Life(run, one, lambda *_: None)
+    one.agent_end(0).write_text(json.dumps({"node": 0, "lost": {"node": 2}}))
+    assert not life.over(True)
+    one.agent_end(1).write_text(json.dumps({"node": 1}))
+    assert not life.over(True)
+    assert not life.over(False)
+    life._ended -= watching.LOST_SECONDS
+    assert life.over(True)
+    assert not life.over(False)  # the cluster may yet start the job again
+
+
+def test_a_job_whose_cluster_was_asked_to_start_it_again_is_not_over(tmp_path: Path) -> None:
+    run, one = attempt(tmp_path, nodes=1)
+    life = watching.Life(run, one, lambda *_: None)
+    one.agent_end(0).write_text(json.dumps({"node": 0}))
+    assert not life.over(False)
+    one.requeue.touch()
+    life._ended -= watching.SILENCE_SECONDS
+    assert not life.over(False)
 
 
 def test_a_disk_that_does_not_answer_gives_no_job_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +103,7 @@ def test_a_job_that_begins_again_has_time_for_its_next_attempt(tmp_path: Path) -
     run, one = attempt(tmp_path, nodes=1)
     life = watching.Life(run, one, lambda *_: None)
     one.agent_end(0).write_text(json.dumps({"node": 0}))
-    assert not life.over()
+    assert not life.over(False)
     life._ended -= 2 * watching.SILENCE_SECONDS  # so long it waited in the cluster's queue
     life.begin_again()
-    assert not life.over()
+    assert not life.over(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from trainkit.boot.attempts import launched
@@ -13,7 +14,8 @@ from trainkit.job import Launcher
 from trainkit.restarts import begun
 
 CANCEL_AGAIN_SECONDS = 6.0
-SILENCE_SECONDS = 20.0  # of a head that gave signs of life before
+SILENCE_SECONDS = 20.0  # of a head that gave signs of life before, and of a cluster when all agents have ended
+LOST_SECONDS = 10.0  # of a cluster that may have gone with the node that was lost
 _STARTING_SECONDS = 3.0
 T = TypeVar("T")
 
@@ -21,6 +23,7 @@ T = TypeVar("T")
 def watch(run: RunDir, attempt: AttemptDir, launcher: Launcher, say: Callable[[str, str], None]) -> tuple[str, str]:
     """Wait for the job's end: why it is lost, where it is, else nothing; and the cluster's words on its end."""
     handle = str((read_json(attempt.handle, "handle") or {})["handle"])
+    again = getattr(launcher, "again", None)  # of one whose cluster starts a job again by itself
     asked, start, pause, life, queued = 0.0, time.monotonic(), 0.01, Life(run, attempt, say), False
     while True:
         status = launcher.poll(handle)
@@ -37,12 +40,11 @@ def watch(run: RunDir, attempt: AttemptDir, launcher: Launcher, say: Callable[[s
             say("Running", status.words)
         queued = status.phase == "queued"
         if not queued and (silent := _seen(life.lost, "")):
-            again = getattr(launcher, "again", None)  # of one whose cluster starts a job again by itself
             if not again or _seen(run.cancel.exists, False) or not again(handle):
                 _cancel(launcher, handle)
                 return silent, ""
             life.begin_again()
-        if not queued and getattr(launcher, "shared_disk", True) and _seen(life.over, False):
+        if not queued and getattr(launcher, "shared_disk", True) and _seen(partial(life.over, not again), False):
             _cancel(launcher, handle)
             return "", status.words
         if _seen(run.cancel.exists, False) and time.monotonic() - asked > CANCEL_AGAIN_SECONDS:
@@ -80,15 +82,21 @@ class Life:
         """The job waits to be started: the last sign of life, and how long ago its agents ended, count no more."""
         self._void, self._ended = self._sign(), 0.0
 
-    def over(self) -> bool:
-        """Whether all agents have said how they ended, and the cluster, which is slow to, has had its time for that."""
-        if not self._attempt.agent_end(0).exists():
+    def over(self, but_lost: bool) -> bool:
+        """Whether all agents have said how they ended, and the cluster, which is slow to, has had its time for that.
+
+        That of the node that the head's agent has lost will not, where `but_lost`. Where the cluster was asked to start
+        the job again it is not over: its nodes may take long to clean up.
+        """
+        if not self._attempt.agent_end(0).exists() or self._attempt.requeue.exists():
             return False
         self._nodes = self._nodes or int((read_json(self._attempt.job) or {}).get("nodes", 1))
-        if not all(self._attempt.agent_end(node).exists() for node in range(self._nodes)):
+        silent = [node for node in range(self._nodes) if not self._attempt.agent_end(node).exists()]
+        lost = (read_json(self._attempt.agent_end(0)) or {}).get("lost") or {} if silent and but_lost else {}
+        if silent not in ([], [lost.get("node")]):
             return False
         self._ended = self._ended or time.monotonic()
-        return time.monotonic() - self._ended > SILENCE_SECONDS
+        return time.monotonic() - self._ended > (LOST_SECONDS if silent else SILENCE_SECONDS)
 
     def _sign(self) -> str:
         """What the head's agent has written last; empty where it has given no sign yet."""

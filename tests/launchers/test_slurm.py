@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from trainkit.boot import processes
-from trainkit.boot.reserved import Reserved
 from trainkit.boot.rundir import RunDir, make_private, publish
 from trainkit.errors import LaunchError, UnsupportedJob, UserErrorException
 from trainkit.job import Job, Status
@@ -151,57 +150,56 @@ def test_a_job_that_is_started_again_makes_another_attempt() -> None:
     assert "scontrol requeue" not in Slurm().script(JOB)
 
 
+def asks_again(tmp_path: Path, agents: str, number: int, folder: str = "run") -> str:
+    """What a requeued job's script calls scontrol with, once its agents have done that and ended badly."""
+    for program, does in (
+        ("srun", f"{agents}; exit 7"),
+        ("scontrol", f'echo "$@" >>"{tmp_path}/calls"'),
+        ("sleep", ""),
+    ):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / program).chmod(0o755)
+    script = Slurm(requeue=True).script(dataclasses.replace(JOB, run_dir=str(tmp_path / folder)))
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": str(number - JOB.attempt)}
+    assert subprocess.run(["bash", "-s"], input=script, text=True, env=env).returncode == 7
+    return (tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else ""
+
+
+SAVED, ASKED = {"exit_code": 75}, {"reason": "canceled"}
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "again"),
+    ("record", "end", "attempt", "again"),
     [
-        ("attempts/4/ranks/0.json", '{"exit_code": 75, "signal": null, "asked_to_end": true}', True),
-        ("attempts/4/ranks/0.json", '{"exit_code": 75, "signal": null, "asked_to_end": false}', False),
-        ("attempts/4/ranks/0.json", '{"exit_code": 0, "signal": null, "asked_to_end": true}', False),
-        ("attempts/4/nodes/0.end.json", '{"node": 0, "reason": "", "lost": {"node": 1, "name": "n2"}}', True),
-        ("attempts/4/nodes/0.end.json", '{"node": 0, "reason": "", "lost": {}}', False),
-        ("attempts/3/ranks/0.json", '{"exit_code": 75, "signal": null, "asked_to_end": true}', False),
+        (SAVED, ASKED, 4, True),
+        (SAVED, {"reason": ""}, 4, False),  # it ended so by itself
+        (SAVED, {"reason": "a rank failed"}, 4, False),  # another one, which is why this one was asked to end
+        (SAVED, {"reason": "time limit of 1 s"}, 4, False),
+        ({"exit_code": 0}, ASKED, 4, False),
+        ({"exit_code": 1}, {"reason": "node 1 (n2) was lost", "lost": {"node": 1, "name": "n2"}}, 4, True),
+        ({"exit_code": 1}, {"reason": "", "lost": {}}, 4, False),
+        (SAVED, ASKED, 3, False),  # not what is left of the attempt before
     ],
 )
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_the_script_asks_to_be_started_again_only_where_that_can_help(
-    tmp_path: Path, name: str, content: str, again: bool, cancelled: bool
+    tmp_path: Path, record: dict[str, Any], end: dict[str, Any], attempt: int, again: bool, cancelled: bool
 ) -> None:
-    folder = tmp_path / "a $run"
-    (folder / "attempts" / "3").mkdir(parents=True)
-    (tmp_path / "content").write_text(content)
-    if cancelled:
-        (folder / "cancel.json").write_text("{}")
-    agents = f"mkdir -p '{(folder / name).parent}'; cp '{tmp_path}/content' '{folder / name}'; exit 7"
-    for program, does in (("srun", agents), ("scontrol", f'echo "$@" >>"{tmp_path}/calls"'), ("sleep", ":")):
-        (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / program).chmod(0o755)
-    script = Slurm(requeue=True).script(dataclasses.replace(JOB, run_dir=str(folder)))
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "1"}
-    assert subprocess.run(["bash", "-s"], input=script, text=True, env=env).returncode == 7
-    calls = (tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else ""
-    assert calls == ("requeue 12\n" if again and not cancelled else "")
-
-
-@pytest.mark.parametrize(
-    ("reason", "again"),
-    [("time limit of 1 s", False), ("canceled", True), ("node 1 (n2) was lost: no answer", True)],
-)
-def test_a_run_that_has_used_up_its_time_is_not_queued_again(tmp_path: Path, reason: str, again: bool) -> None:
     """Slurm's own time limit, and a preemption, reach the agents as a signal: they write "canceled"."""
-    attempt = RunDir(tmp_path / "run").attempt(3)
-    make_private(attempt.logs)
-    publish(tmp_path / "rank.json", {"rank": 0, "exit_code": 75, "signal": None, "asked_to_end": True})
-    end = Reserved(tmp_path / "end.json")
-    end.publish({"node": 1, "problem": "", "reason": reason, "lost": None, "hung": ""})
-    agents = f"mkdir {attempt.ranks} {attempt.nodes}; cd {tmp_path}; cp rank.json {attempt.rank_record(0)}; "
-    agents += f"cp end.json {attempt.agent_end(1)}; exit 7"
-    for program, does in (("srun", agents), ("scontrol", f'echo "$@" >>"{tmp_path}/calls"'), ("sleep", ":")):
-        (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / program).chmod(0o755)
-    script = Slurm(requeue=True).script(dataclasses.replace(JOB, run_dir=str(tmp_path / "run")))
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12"}
-    assert subprocess.run(["bash", "-s"], input=script, text=True, env=env).returncode == 7
-    assert (tmp_path / "calls").exists() is again
+    run = RunDir(tmp_path / "a $run")
+    make_private(run.attempt(3).path)
+    if cancelled:
+        run.cancel.write_text("{}")
+    publish(tmp_path / "record", {"rank": 0, **record, "signal": None})
+    publish(tmp_path / "end", {"node": 1, "problem": "", **end, "hung": ""})
+    of = run.attempt(attempt)
+    agents = "".join(
+        f"mkdir -p '{path.parent}'; cp '{tmp_path / source}' '{path}'; "
+        for source, path in (("record", of.rank_record(0)), ("end", of.agent_end(1)))
+    )
+    asked = asks_again(tmp_path, agents + "true", 4, "a $run")
+    assert asked == ("requeue 12\n" if again and not cancelled else "")
+    assert run.attempt(4).requeue.exists() is bool(asked)
 
 
 @pytest.mark.parametrize(
