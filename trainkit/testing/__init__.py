@@ -150,7 +150,7 @@ class LauncherLaws:
         job, attempt = make_job(tmp_path, SLEEPERS, nodes=self.nodes)
         launcher = self.launcher()
         handle = launch(launcher, job, attempt)
-        wait_until(lambda: len(daemons(job)) == self.nodes, 30, "the ranks' daemons")
+        wait_until(lambda: len(daemons(job)) == self.nodes, self.end_seconds, "the ranks' daemons")
         launcher.cancel(handle)
         launcher.cancel(handle)
         self.ended(launcher, handle)
