@@ -16,6 +16,7 @@ import pytest
 from tests.engines.testbed import Testbed, missing
 from trainkit.boot.formation import prepare_attempt
 from trainkit.boot.rundir import AttemptDir, RunDir, make_private, publish, read_json
+from trainkit.bundle import bundle
 from trainkit.job import Job, agent_command
 
 pytestmark = pytest.mark.engine
@@ -34,26 +35,28 @@ def bed() -> Iterator[Testbed]:
 class Started:
     """A job whose agents were started by hand, one on each node."""
 
-    def __init__(self, bed: Testbed, interpreter: str = sys.executable, first: int | None = None) -> None:
+    def __init__(
+        self, bed: Testbed, interpreter: str = sys.executable, first: int | None = None, **values: Any
+    ) -> None:
         """Agents on the first nodes, all where `first` is not given; `start` starts the others."""
         self.bed = bed
         self.run = RunDir(bed.shared / f"run-{uuid.uuid4().hex[:8]}")
         self.attempt = self.run.attempt(1)
         prepare_attempt(self.attempt)
         make_private(self.run.code)
-        self.job = Job(
-            self.run.path.name, "e", str(self.run.path), 1, interpreter, command=("true",), nodes=len(bed.names)
-        )  # fmt: skip
+        values = {"command": ("true",), "nodes": len(bed.names), **values}
+        self.job = Job(self.run.path.name, "e", str(self.run.path), 1, interpreter, **values)
         publish(self.attempt.job, self.job.to_json())
         publish(self.attempt.handle, {"handle": "by hand", "time": time.time()})
         self.agents: list[subprocess.Popen[str]] = []
         for node in range(len(bed.names) if first is None else first):
             self.start(node)
 
-    def start(self, node: int) -> None:
-        """Start a node's agent."""
+    def start(self, node: int, *before: str) -> None:
+        """Start a node's agent, with these words before its own; where there is a boot zip, by the job's Python."""
         with open(self.bed.folder / f"agent-{node}.log", "a") as log:
-            argv = agent_command(sys.executable, self.job, node, network=True)
+            interpreter = self.job.interpreter if self.job.boot else sys.executable
+            argv = [*before, *agent_command(interpreter, self.job, node, network=True)]
             agent = self.bed.start(self.bed.names[node], argv, cwd="/", stdout=log, stderr=log)
         self.agents.append(agent)
 
@@ -86,6 +89,23 @@ def test_nodes_that_are_fit_start_their_ranks(bed: Testbed) -> None:
     assert len({node["machine"] for node in record["nodes"]}) == 3
 
 
+def test_the_interface_by_which_nodes_reach_each_other_is_told_and_recorded(bed: Testbed) -> None:
+    """Each node has another one, under an address that on every node is the node's own, as container engines make."""
+    add = "ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0 && ip link set docker0 up"
+    say = 'echo "$GLOO_SOCKET_IFNAME $NCCL_SOCKET_IFNAME" >"$0/$TRAINKIT_NODE_NAME"'
+    told = bed.shared / "told"
+    told.mkdir()
+    for node in bed.names:
+        bed.run(node, ["bash", "-c", add], cwd="/", check=True)
+    try:
+        problem, record = Started(bed, command=("sh", "-c", say, str(told))).ended()
+    finally:
+        for node in bed.names:
+            bed.run(node, ["ip", "link", "del", "docker0"], cwd="/", check=True)
+    assert problem == "" and [node["interface"] for node in record["nodes"]] == ["eth0"] * 3
+    assert {path.name: path.read_text() for path in told.iterdir()} == dict.fromkeys(bed.names, "eth0 eth0\n")
+
+
 def test_a_folder_that_one_node_has_for_itself(bed: Testbed) -> None:
     """The run's folder is there, under its path, with all that was copied: but it is another one."""
     job = Started(bed, first=1)
@@ -102,6 +122,30 @@ def test_a_folder_that_one_node_has_for_itself(bed: Testbed) -> None:
         bed.show("node3", job.run.path)
     assert "Node 2 (node3) does not see what the head has just written" in problem and str(job.run.path) in problem
     assert len(record["problems"]) == 1 and not ranks(job.attempt)
+
+
+def test_code_that_is_another_on_one_node(bed: Testbed) -> None:
+    job = Started(bed, first=0)
+    (job.run.code / "train.py").write_text("print(1)\n")
+    bed.hide("node3", job.run.code)
+    try:
+        bed.run("node3", ["tee", str(job.run.code / "train.py")], input="print(2)\n", cwd="/", check=True)
+        for node in range(3):
+            job.start(node)
+        problem, record = job.ended()
+    finally:
+        bed.show("node3", job.run.code)
+    words = "Node 2 (node3) has other code than node1 (train.py). Submit the job again."
+    assert words in problem and record["problems"] == [words] and not ranks(job.attempt)
+
+
+def test_a_node_whose_processes_may_open_few_files(bed: Testbed) -> None:
+    job = Started(bed, first=1)
+    job.start(1, "bash", "-c", 'ulimit -n 512; exec "$0" "$@"')
+    job.start(2)
+    problem, record = job.ended()
+    words = "Node 1 (node2) lets a process open only 512 files. Raise it there to at least 1024 (ulimit -n)."
+    assert words in problem and record["problems"] == [words] and not ranks(job.attempt)
 
 
 @pytest.fixture
@@ -132,6 +176,38 @@ def test_packages_that_one_node_does_not_have(bed: Testbed, environment: Path) -
     finally:
         bed.show("node3", site)
     assert "Node 2 (node3) has other packages than node1: no birds (1.2)" in problem
+
+
+_TRAP = "open(%r, 'w').close()\nraise ImportError('nothing that the job needs is imported')\n"
+_TELL = """
+import atexit, os, sys
+def tell():
+    with open(%r + "/%%s-%%d" %% (os.uname().nodename, os.getpid()), "w") as file:
+        file.write("\\n".join(sys.modules))
+atexit.register(tell)
+"""
+
+
+@pytest.mark.parametrize("variables", [{}, {"PYTHONPATH": "/nowhere"}], ids=["own Python", "asked Python"])
+def test_nothing_that_the_job_needs_is_imported(bed: Testbed, environment: Path, variables: dict[str, str]) -> None:
+    """Agents in an environment whose torch must not be imported; with variables for Python they ask a second one."""
+    site, seen = next(environment.glob("lib/python*/site-packages")), environment / "seen"
+    for folder in (seen, site / "torch", site / "torch-2.4.0.dist-info"):
+        folder.mkdir()
+    (site / "torch" / "__init__.py").write_text(_TRAP % str(environment / "imported"))
+    (site / "sitecustomize.py").write_text(_TELL % str(seen))
+    python, boot = str(environment / "bin" / "python"), str(bundle(bed.shared / "boot", "fork"))
+    job = Started(bed, python, boot=boot, environment=variables)
+    problem, record = job.ended()
+    assert problem == "" and len(ranks(job.attempt)) == 3, problem
+    assert [node["python"]["main"] for node in record["nodes"]] == [{"torch": "2.4.0"}] * 3
+    assert not (environment / "imported").exists()
+    modules = [path.read_text().split() for path in seen.iterdir()]
+    assert sum("trainkit.boot.preflight" in names for names in modules) == 3  # the agents
+    ours = {*sys.stdlib_module_names, "__main__", "__mp_main__", "sitecustomize", "trainkit", "trainkit_launchers"}
+    assert {name.partition(".")[0] for names in modules for name in names} <= ours
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode
+    assert (environment / "imported").exists()  # the trap works
 
 
 def test_a_slow_link_is_noted_and_the_job_runs(bed: Testbed) -> None:

@@ -11,7 +11,7 @@ import os
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
-from trainkit.boot import links
+from trainkit.boot import links, network
 from trainkit.boot.findings import notes, problems
 from trainkit.boot.nodefacts import facts
 from trainkit.boot.rundir import AttemptDir, replace
@@ -40,7 +40,7 @@ def run(
         if node == 0:
             return _lead(job, attempt, names, addresses, listener, send, receive)
         receive("probe", [0], _REPORT_SECONDS)
-        send({"type": "report", "port": listener.port, "facts": facts(job, attempt, node)}, 0)
+        send({"type": "report", "port": listener.port, "facts": _own(job, attempt, node, addresses)}, 0)
         ports = receive("ports", [0], _REPORT_SECONDS + _LINK_SECONDS)[0]["ports"]
         send({"type": "link", **_to_next(attempt, node, addresses, ports)}, 0)
         receive("measured", [0], _LINK_SECONDS)  # the previous node may still be at it
@@ -59,7 +59,7 @@ def _lead(
     replace(attempt.probe, {"nonce": nonce})
     asked = time.time()
     send({"type": "probe"}, None)
-    own = facts(job, attempt, 0)
+    own = _own(job, attempt, 0, addresses)
     reports = receive("report", others, _REPORT_SECONDS)
     found = [own] + [dict(reports[node]["facts"]) for node in others]
     shared = {"nonce": nonce, "between": [asked, time.time()]}
@@ -74,6 +74,11 @@ def _lead(
     wrong = problems(job, names, found)
     _record(attempt, names, found, wrong, notes(job, names, found), time.monotonic() - begun)
     return wrong
+
+
+def _own(job: Job, attempt: AttemptDir, node: int, addresses: Sequence[str]) -> Dict[str, Any]:
+    """This node's facts, with the network interface by which it reaches the others and which its ranks are told."""
+    return {**facts(job, attempt, node), "interface": network.interface_of(addresses[node])}
 
 
 def _to_next(attempt: AttemptDir, node: int, addresses: Sequence[str], ports: Sequence[int]) -> Dict[str, Any]:
