@@ -281,7 +281,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_keeps_a_testbed_until_it_is_told() -> None:
     up = command("up", "2")
-    assert up.returncode == 0, up.stderr
+    assert up.returncode == 0 and float(up.stdout.partition(" up in ")[2].split()[0]) < 30, up.stdout + up.stderr
     number = up.stdout.split()[1].rstrip(":")
     folder = next(path for path in keeper.standing() if path.name.partition("-")[0] == number)
     try:
