@@ -69,6 +69,11 @@ def test_what_a_rank_says_is_read_by_another_process() -> None:
     script = """
         page.fit(100)
         page.step(101); page.step(102)
+        page.phase(pulse.EVALUATING)
+        time.sleep(0.5)
+        page.phase(pulse.DATA); page.step(103)
+        with page.during(pulse.SAVING): time.sleep(0.5)
+        page.step(104); page.step(105)
         page.phase(pulse.COMPUTING)
         page.wait()
         time.sleep(300)
@@ -76,7 +81,8 @@ def test_what_a_rank_says_is_read_by_another_process() -> None:
     with rank(3, script) as (reader, process):
         until(lambda: reader.read().phase == pulse.WAITING)
         said = reader.read()
-        assert said[:6] == (3, pulse.WAITING, 102, 2, 1, 0) and said.since_first > 0
+        assert said[:6] == (3, pulse.WAITING, 105, 5, 1, 0)
+        assert said.timed == 2 and 0 < said.took < 0.5 and said.first > 0  # what comes after something else is not
         assert said.words == "waiting for the other ranks" and said.state in "SR"
         assert reader.script != process.pid  # the script's own, which has the stacks
 
@@ -84,7 +90,7 @@ def test_what_a_rank_says_is_read_by_another_process() -> None:
 def test_phases_of_a_scripts_own() -> None:
     with rank(0, "page.declare('preparing \u00fcber ' + 'x' * 100); time.sleep(300)") as (reader, _):
         said = until(lambda: (lambda p: p if p.phase == pulse.OWN else None)(reader.read()))
-        assert said.words.startswith("preparing \u00fcber xxx") and len(said.words.encode()) <= 64
+        assert said.name.startswith("preparing \u00fcber xxx") and len(said.name.encode()) <= 64
 
 
 def test_what_was_before_a_wait_is_again_after_it() -> None:

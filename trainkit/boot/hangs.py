@@ -18,11 +18,10 @@ from trainkit.boot.part import Part
 from trainkit.boot.pulse import ENDED, Pulse, Reader
 from trainkit.boot.rundir import AttemptDir, Lines
 from trainkit.boot.shims import ranks_below
-from trainkit.boot.stuck import READ_SECONDS, History, Stuck, stuck
+from trainkit.boot.stuck import DUMP_SECONDS, READ_SECONDS, History, Stuck, stuck
 from trainkit.job import Job
 
 PULSE, ASK, STACKS = "pulse", "ask for stacks", "stacks"  # types of messages
-_DUMP_SECONDS = 1.0  # for a rank to leave its stacks
 _GATHER_SECONDS = 4.0  # for all nodes to send them
 _MOST_PAUSE_SECONDS = 20.0  # between two searches for ranks, which may have no page: those that a command has made
 _MOST_BYTES = 200_000  # of stacks in one message
@@ -53,9 +52,12 @@ class Hangs(Part):
     def step(self) -> None:
         """Look, tell and decide, if it is time to."""
         now = time.monotonic()
-        if self._asked and now - self._asked >= _DUMP_SECONDS:
+        if self._asked and now - self._asked >= DUMP_SECONDS:
             self._asked = 0.0
             self._answer()
+        if self._found is not None and (len(self._stacks) == self.job.nodes or now - self._since > _GATHER_SECONDS):
+            self._record(self._found)
+            self._found = None
         if now - self._looked < READ_SECONDS:
             return
         self._looked = now
@@ -119,10 +121,7 @@ class Hangs(Part):
 
     def _decide(self, now: float) -> None:
         """The head: find who hangs, gather stacks, record."""
-        if self._found is not None:
-            if len(self._stacks) == self.job.nodes or now - self._since > _GATHER_SECONDS:
-                self._record(self._found)
-                self._found = None
+        if self._found is not None:  # its stacks come
             return
         pulses = self._history.pulses
         where = {p.rank: self.names[p.rank // self.job.ranks_per_node] for p in pulses} if len(self.names) > 1 else {}

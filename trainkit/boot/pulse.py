@@ -32,10 +32,11 @@ _NAME = "trainkit-pulse"
 _PAGE = 4096
 _MAGIC = 0x70756C7365310001
 _HEADER = struct.Struct("=QQQ")  # magic, rank, the script's process
-# Phase, step, the step before the first of this process, sums begun, ticks, when the first step ended (nanoseconds).
-_CELLS = struct.Struct("=qqqqqq")
+# Phase, step, the step before the first of this fit, sums begun, ticks; nanoseconds of its first step; how many others
+# were timed, and their nanoseconds.
+_CELLS = struct.Struct("=qqqqqqqq")
 _CELLS_AT, _NAME_AT, _NAME_BYTES = 64, 256, 64
-_PHASE, _STEP, _BEFORE, _SUMS, _TICKS, _FIRST_ENDED = range(6)
+_PHASE, _STEP, _BEFORE, _SUMS, _TICKS, _FIRST, _TIMED, _TOOK = range(8)
 _MOST_DUMP_BYTES = 64 << 10
 
 
@@ -45,17 +46,19 @@ class Pulse(NamedTuple):
     rank: int
     phase: int
     step: int  # of the fit
-    made: int  # steps that this process has made
+    made: int  # steps that this process has made in it
     sums: int  # exchanges with other ranks that it has begun
     ticks: int  # any other sign of progress
-    since_first: float = 0.0  # seconds since the first of them was over
+    took: float = 0.0  # seconds of those that were timed: not the first, nor one with something else before it
     name: str = ""  # of a phase of the script's own
     state: str = "S"
+    timed: int = 0  # how many these are
+    first: float = 0.0  # seconds of the first one, with all that was loaded, compiled and tuned in it
 
     @property
     def words(self) -> str:
         """What the rank does, for people."""
-        return self.name or (WORDS[self.phase] if 0 <= self.phase < len(WORDS) else "")
+        return 'in "%s"' % self.name if self.name else (WORDS[self.phase] if 0 <= self.phase < len(WORDS) else "")
 
 
 class Page:
@@ -67,6 +70,7 @@ class Page:
         self._map = mmap.mmap(descriptor, _PAGE) if descriptor >= 0 else mmap.mmap(-1, _PAGE)
         self._cells = memoryview(self._map)[_CELLS_AT : _CELLS_AT + _CELLS.size].cast("q")
         self._sums, self._first = 0, 1
+        self._began, self._apart = time.monotonic_ns(), False  # the step; whether something else came before it
         self._thread = threading.get_ident()
         _HEADER.pack_into(self._map, 0, _MAGIC, rank, os.getpid())
 
@@ -87,6 +91,8 @@ class Page:
 
     def phase(self, phase: int) -> None:
         """The rank now does this."""
+        if phase >= EVALUATING:
+            self._apart = True
         self._cells[_PHASE] = phase
 
     def fit(self, step: int) -> None:
@@ -94,13 +100,19 @@ class Page:
         cells = self._cells
         self._first = step + 1
         cells[_BEFORE] = cells[_STEP] = step
+        cells[_FIRST] = cells[_TIMED] = cells[_TOOK] = 0
         cells[_PHASE] = STARTING
+        self._began = time.monotonic_ns()
 
     def step(self, step: int) -> None:
         """A step of training is over, the `step`-th of the fit."""
-        cells = self._cells
+        cells, now = self._cells, time.monotonic_ns()
         if step == self._first:
-            cells[_FIRST_ENDED] = time.monotonic_ns()
+            cells[_FIRST] = now - self._began
+        elif not self._apart:
+            cells[_TOOK] += now - self._began
+            cells[_TIMED] += 1
+        self._began, self._apart = now, False
         cells[_STEP] = step
 
     def tick(self) -> None:
@@ -131,7 +143,7 @@ class Page:
     def during(self, phase: int) -> Iterator[None]:
         """The rank does this meanwhile, and then again what it did before."""
         before = self._cells[_PHASE]
-        self._cells[_PHASE] = phase
+        self.phase(phase)
         try:
             yield
         finally:
@@ -142,7 +154,7 @@ class Page:
         data = name.encode("utf-8", "replace")[:_NAME_BYTES].decode("utf-8", "ignore").encode()
         self._map[_NAME_AT : _NAME_AT + _NAME_BYTES] = data.ljust(_NAME_BYTES, b"\0")
         self._cells[_TICKS] += 1
-        self._cells[_PHASE] = OWN
+        self.phase(OWN)
 
 
 _current: List[Page] = []
@@ -198,12 +210,12 @@ class Reader:
     def read(self) -> Pulse:
         """What the rank says now."""
         rank = int(_HEADER.unpack_from(self._map, 0)[1])
-        phase, step, before, sums, ticks, first = _CELLS.unpack_from(self._map, _CELLS_AT)
-        since = (time.monotonic_ns() - first) / 1e9 if step > before else 0.0
+        phase, step, before, sums, ticks, first, timed, took = _CELLS.unpack_from(self._map, _CELLS_AT)
         name = ""
         if phase == OWN:
             name = self._map[_NAME_AT : _NAME_AT + _NAME_BYTES].rstrip(b"\0").decode("utf-8", "replace")
-        return Pulse(rank, phase, step, step - before, sums, ticks, since, name, state_of(self.script))
+        state = state_of(self.script)
+        return Pulse(rank, phase, step, step - before, sums, ticks, took / 1e9, name, state, timed, first / 1e9)
 
     def ask(self) -> None:
         """Ask all the rank's threads where they are; they answer within a second, in `answer`.

@@ -14,8 +14,11 @@ from trainkit.boot.pulse import ENDED, EVALUATING, OWN, RESTING, SAVING, STARTIN
 
 LEAST_SECONDS, TIMES = 10.0, 3.0  # a rank is named within so long, or within so many times its 99th percentile step
 READ_SECONDS = 1.0  # between two looks at a page
-_UNSEEN_SECONDS = 2 * READ_SECONDS  # from a rank's last move to the look that sees it, and from the limit to the next
+DUMP_SECONDS = 1.0  # for a rank to leave its stacks
+# From a rank's last move to the look that sees it, from the limit to the next look, and until the stacks are there.
+_UNSEEN_SECONDS = 2 * READ_SECONDS + DUMP_SECONDS
 _REMEMBERED = 512  # steps of each rank
+_FEW = 10  # steps: a percentile of fewer says little of what is to come
 _PATIENCE = {  # for what is no part of a step: nobody knows how long it takes before it was seen
     EVALUATING: 60.0,
     SAVING: 180.0,
@@ -38,28 +41,19 @@ class _Rank:
     """What is remembered of one rank."""
 
     def __init__(self, pulse: Pulse, now: float) -> None:
-        self.last, self.moved = pulse, now
-        self.stepped: Optional[Tuple[int, float]] = None  # steps made, and when, as long as it does nothing else
-        self.begun: Optional[float] = None  # when its first step began
-        self.first = 0.0  # how long that took, with all that is loaded, compiled and tuned in it
+        self.last, self.moved = pulse._replace(timed=0, took=0.0), now
         self.steps: Deque[float] = deque(maxlen=_REMEMBERED)
         self.gaps: Dict[int, Deque[float]] = {}  # by phase: how long nothing was heard in it
+        self.note(pulse, now)
 
     def note(self, pulse: Pulse, now: float) -> None:
         """A new word of the rank."""
         before = self.last
-        if self.begun is None and pulse.made == 0 and pulse.phase not in (STARTING, *_PATIENCE):
-            self.begun = now
-        if pulse.made and not self.first and self.begun is not None:
-            self.first = (now - self.begun) / pulse.made
-        if pulse.made > 1 and not self.steps:
-            self.steps.append(pulse.since_first / (pulse.made - 1))
-        elif pulse.made != before.made and self.stepped is not None and pulse.made > self.stepped[0]:
-            self.steps.append((now - self.stepped[1]) / (pulse.made - self.stepped[0]))
-        if pulse.made != before.made:
-            self.stepped = (pulse.made, now)
-        if pulse.phase in _PATIENCE:  # what comes next is no part of a step
-            self.stepped = None
+        if pulse.made < before.made or pulse.step - pulse.made != before.step - before.made:  # another fit
+            self.steps.clear()
+            before = before._replace(timed=0, took=0.0)
+        if pulse.timed > before.timed:
+            self.steps.append((pulse.took - before.took) / (pulse.timed - before.timed))
         if pulse[1:6] != before[1:6]:
             if before.phase in _PATIENCE:
                 self.gaps.setdefault(before.phase, deque(maxlen=_REMEMBERED)).append(now - self.moved)
@@ -73,10 +67,8 @@ class _Rank:
             return max(_PATIENCE[phase], TIMES * _high(self.gaps.get(phase, ())))
         if phase in (STARTING, ENDED) or self.last.made < 1:
             return None
-        if not self.steps and not self.first:
-            return None
-        few = 1 + 1 / len(self.steps) if self.steps else 1.0  # a percentile of few says little of what is to come
-        usual = _high(self.steps) if self.steps else self.first
+        few = 1 + 1 / len(self.steps) if 0 < len(self.steps) < _FEW else 1.0
+        usual = _high(self.steps) if self.steps else self.last.first
         return max(LEAST_SECONDS, TIMES * few * usual) - _UNSEEN_SECONDS
 
 
@@ -149,8 +141,9 @@ def _verdict(
         doing = "it waits in exchange %d, they in %d: the ranks make different calls" % (first.sums, held_up[0].sums)
     where = " on %s" % names[first.rank] if first.rank in names else ""
     also = "" if len(ranks) == 1 else " (and so do %s)" % _ranks(ranks[1:])
-    words = "Rank %d%s has not moved for %.0f s after step %d; %s%s. %s for it." % (
-        first.rank, where, seconds, first.step, doing, also,
+    after = " after step %d" % first.step if first.step else ""
+    words = "Rank %d%s has not moved for %.0f s%s; %s%s. %s for it." % (
+        first.rank, where, seconds, after, doing, also,
         _ranks(p.rank for p in held_up).capitalize() + (" waits" if len(held_up) == 1 else " wait"),
     )  # fmt: skip
     return Stuck(ranks, seconds, tuple(p.rank for p in held_up), words)
