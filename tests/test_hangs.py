@@ -1,15 +1,20 @@
-"""A rank that holds the others up, in a real job: found, told with its stacks, and ended where that was asked for."""
+"""A rank that holds the others up, in real jobs: found, told with all stacks, and ended where that was asked for."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trainkit import Workspace
 from trainkit.boot.rundir import RunDir, read_json, read_lines
+from trainkit.errors import TrainkitError
 from trainkit.notes import notes_of
+from trainkit.outcome import stages_of
 from trainkit.testing import runs, wait_until
 
 HANGING = """
@@ -21,7 +26,7 @@ from trainkit.loops import Callback, TorchLoop
 class Stop(Callback):
     def on_step(self, training):
         time.sleep(0.02)
-        if os.environ["RANK"] == "1" and training.at.step == 25 and not os.path.exists("../mended"):
+        if os.environ["RANK"] == "1" and training.at.step == 25 and not os.path.exists("../stopped"):
             open("../stopped", "w").close()
             while not os.path.exists("../mended"):
                 time.sleep(0.1)  # here
@@ -34,23 +39,99 @@ loop = TorchLoop(
 )
 loop.fit(epochs=1)
 """
+PLAIN = """
+import os, time
+from trainkit import Run
+
+run = Run.get_context()
+
+def meet(place):
+    with run.waiting():
+        open("../%s-%d" % (place, run.rank), "w").close()
+        while not all(os.path.exists("../%s-%d" % (place, rank)) for rank in range(run.world_size)):
+            time.sleep(0.05)
+
+run.phase("read")
+meet("read")
+run.phase("tokenise")
+while run.rank == 1 and not os.path.exists("../mended"):
+    time.sleep(0.1)  # here
+meet("tokenised")
+"""
+JOBS: dict[str, tuple[str, dict[str, Any]]] = {  # they run side by side, for each of them mostly waits
+    "reported": (HANGING, {"hang": "report"}),
+    "ended": (HANGING, {"hang": "end"}),
+    "restarted": (HANGING, {"hang": "end", "max_restarts": 1}),
+    "plain": (PLAIN, {}),
+}
 
 
-@pytest.mark.parametrize("hang", ["report", "end"])
-def test_a_rank_that_holds_the_others_up_is_named(workspace: Any, tmp_path: Path, hang: str) -> None:
-    run = runs.submit(workspace, tmp_path / "source", HANGING, ranks=2, hang=hang)
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A run of each of JOBS, on two ranks."""
+    folder = tmp_path_factory.mktemp("hangs")
+    workspace = Workspace.create("hangs", path=str(folder))
+    started: dict[str, Any] = {}
+    try:
+        for name, (script, values) in JOBS.items():
+            started[name] = runs.submit(workspace, folder / "source" / name, script, ranks=2, **values)
+        yield started
+    finally:
+        for run in started.values():
+            with suppress(TrainkitError):  # it has ended
+                run.cancel()
+
+
+def hang_of(run: Any, script: str, where: str, seconds: float = 90.0) -> dict[str, Any]:
+    """The one record of attempt 1, which names rank 1 and has where each rank is."""
     attempt = RunDir(run.directory).attempt(1)
-    found = wait_until(lambda: list(read_lines(attempt.path / "hangs.jsonl")), 90, "the hang's record")
+    found = wait_until(lambda: list(read_lines(attempt.hangs)), seconds, "the hang's record")
     assert [line["ranks"] for line in found] == [[1]] and found[0]["held_up"] == [0]
-    here = next(number for number, text in enumerate(HANGING.splitlines(), 1) if "# here" in text)
-    assert f"line {here} in on_step" in found[0]["stacks"]["1"], found[0]["stacks"]
+    here = next(number for number, text in enumerate(script.splitlines(), 1) if "# here" in text)
+    assert f"line {here} in {where}" in found[0]["stacks"]["1"], found[0]["stacks"]
+    assert set(found[0]["stacks"]) == {"0", "1"} and "train.py" in found[0]["stacks"]["0"]
     assert notes_of(RunDir(run.directory)) == [found[0]["words"]]
-    if hang == "report":
-        (Path(run.directory) / "mended").touch()
-        run.wait_for_completion()
-        assert len(list(read_lines(attempt.path / "hangs.jsonl"))) == 1
-        return
+    return dict(found[0])
+
+
+def ended(run: Any) -> dict[str, Any]:
+    """The run's last state."""
     run.wait_for_completion(raise_on_error=False)
-    state = read_json(RunDir(run.directory).state) or {}
+    return dict(read_json(RunDir(run.directory).state) or {})
+
+
+def test_a_rank_that_holds_the_others_up_is_named_and_the_job_goes_on(jobs: dict[str, Any]) -> None:
+    run = jobs["reported"]
+    found = hang_of(run, HANGING, "on_step")
+    assert "after step 25; it was updating the weights or in a callback. Rank 0 waits for it." in found["words"]
+    (Path(run.directory) / "mended").touch()
+    assert ended(run)["status"] == "Completed"
+    assert len(list(read_lines(RunDir(run.directory).attempt(1).hangs))) == 1
+
+
+def test_a_rank_that_holds_the_others_up_ends_the_job_where_that_was_asked_for(jobs: dict[str, Any]) -> None:
+    found, state = hang_of(jobs["ended"], HANGING, "on_step"), ended(jobs["ended"])
     assert (state["status"], state["verdict"]["kind"]) == ("Failed", "hang")
-    assert state["verdict"]["summary"] == found[0]["words"] and json.dumps(state).count("has not moved") == 1
+    assert state["verdict"]["summary"] == found["words"] and json.dumps(state).count("has not moved") == 1
+
+
+def test_a_job_that_hung_is_started_again(jobs: dict[str, Any]) -> None:
+    run = RunDir(jobs["restarted"].directory)
+    found, state = hang_of(jobs["restarted"], HANGING, "on_step"), ended(jobs["restarted"])
+    assert (state["status"], state["attempt"], state["verdict"]) == ("Completed", 2, None)
+    told = [stage["details"] for stage in stages_of(run)]
+    why = "restart 1 of 1: " + found["words"].rstrip(".")
+    assert len([words for words in told if words.startswith(why)]) == 1, told
+    assert len(run.attempts()) == 2 and not list(read_lines(run.attempt(2).hangs))
+    assert notes_of(run) == [found["words"]]
+
+
+def test_a_rank_of_a_plain_script_that_declares_its_phases_is_named(jobs: dict[str, Any]) -> None:
+    """A phase of a script's own has a minute."""
+    run = jobs["plain"]
+    found = hang_of(run, PLAIN, "<module>", 150)
+    assert found["words"].startswith("Rank 1 has not moved for 6"), found["words"]
+    assert found["words"].endswith(' s; it was in "tokenise". Rank 0 waits for it.')
+    assert "in meet" in found["stacks"]["0"]
+    (Path(run.directory) / "mended").touch()
+    assert ended(run)["status"] == "Completed"
