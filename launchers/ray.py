@@ -27,6 +27,7 @@ from .seldom import Seldom
 
 _POLL_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
+_ASK_SECONDS = 4.0  # for what is asked again and again: whoever watches the job has more to look at
 _SILENT_SECONDS = 60.0  # Ray's own nodes give up on a head that is away for as long
 _STOP_SECONDS = 20.0  # between asking the agents to end and killing them, beyond the job's own grace
 _SSH = "import os, shlex, sys; os.execvp('ssh', ['ssh', '-t', sys.argv[1], shlex.join(sys.argv[2:])])"
@@ -131,7 +132,7 @@ class Ray:
 
         def ask() -> Status:
             try:
-                info = self._call("GET", f"/api/jobs/{urllib.parse.quote(name)}")
+                info = self._call("GET", f"/api/jobs/{urllib.parse.quote(name)}", seconds=_ASK_SECONDS)
             except Unknown:
                 return Status("lost", f"the Ray cluster at {self.address} no longer knows the job {name}")
             return status_of(info, stage_in(folder))
@@ -167,18 +168,21 @@ class Ray:
             raise LaunchError(f"{self.address} does not answer as Ray's dashboard does.") from error
         problem, available = shortage(job.nodes, self.bundle(job), nodes)
         if problem:
-            raise LaunchError(f"The Ray cluster at {self.address} {problem}", available=available)
+            starts = not nodes  # it has just been started itself
+            raise LaunchError(f"The Ray cluster at {self.address} {problem}", transient=starts, available=available)
 
     def _stop(self, name: str) -> None:
         try:
-            self._call("POST", f"/api/jobs/{urllib.parse.quote(name)}/stop", {})
+            self._call("POST", f"/api/jobs/{urllib.parse.quote(name)}/stop", {}, _ASK_SECONDS)
         except LaunchError:
             pass
 
     def _url(self, path: str) -> str:
         return self.address.rstrip("/") + path
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, seconds: float = _ANSWER_SECONDS
+    ) -> Any:
         """One request to the dashboard. Raises Unknown for what it does not know, LaunchError for all else."""
         headers = {"Content-Type": "application/json"}
         if self.token_variable:
@@ -186,7 +190,7 @@ class Ray:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url(path), data, headers, method=method)
         try:
-            with urllib.request.build_opener(_Stay).open(request, timeout=_ANSWER_SECONDS) as answer:
+            with urllib.request.build_opener(_Stay).open(request, timeout=seconds) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
             if "Location" in error.headers:
@@ -254,6 +258,5 @@ def refusal(address: str, code: int, words: str) -> LaunchError:
             f"The Ray cluster at {address} wants a token: say in token_variable which environment variable holds it.",
             output=words,
         )
-    return LaunchError(
-        f"The Ray cluster at {address} refused ({code}): {last_line(words)}", output=words, transient=code >= 502
-    )
+    why = last_line(words) or "it gives no reason; its dashboard.log may"
+    return LaunchError(f"The Ray cluster at {address} refused ({code}): {why}", output=words, transient=code >= 502)

@@ -68,6 +68,7 @@ class Held:
     def __init__(self, plan: Mapping[str, Any]) -> None:
         self.plan = plan
         self.asked = False
+        self.trouble = ""  # what Ray lost first, and its words on that
         self.agents: list[Any] = []
         self.said: dict[str, Any] = {}
 
@@ -135,7 +136,8 @@ class Held:
             try:
                 addresses[node] = ray.get(reference)
             except ray.exceptions.RayError as error:
-                self._note(node, f"Ray could not start this node's agent: {error}")
+                self._note(node, f"Ray could not start the agent of node {node}", error)
+                self.asked = True  # the others need not wait for it
         self.say("running", "on " + ", ".join(addresses), addresses=addresses)
 
     def _watch(self, ray: Any) -> None:
@@ -149,7 +151,7 @@ class Held:
                 try:
                     ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    self._note(node, f"Ray lost this node's actor: {error}")
+                    self._note(node, f"Ray lost the actor that held the agent of node {node}", error)
                 if node == 0:
                     deadline = min(deadline, time.monotonic() + _HEAD_GONE_SECONDS)
             if self.asked and not told:
@@ -157,12 +159,14 @@ class Held:
                 deadline = min(deadline, time.monotonic() + self.plan["grace_seconds"])
                 for agent in self.agents:
                     agent.stop.remote()
-        self.say("ended", "", addresses=self.said.get("addresses", []))
+        self.say("ended", self.trouble, addresses=self.said.get("addresses", []))
 
-    def _note(self, node: int, words: str) -> None:
-        """A line in the log of a node's agent, for what that can no longer say itself."""
+    def _note(self, node: int, what: str, error: Exception) -> None:
+        """A line in the log of a node's agent, for what that can no longer say itself; the first is the job's end."""
+        words = f"{what}: {str(error).strip().splitlines()[0].rstrip('.')}; Ray's own logs on that node tell more"
+        self.trouble = self.trouble or words
         with open(self.plan["logs"][node], "a") as log:
-            log.write(words.strip().splitlines()[0] + "\n")
+            log.write(words + "\n")
 
 
 def waiting(nodes: int, bundle: Mapping[str, float], free: Mapping[str, float], there: Mapping[str, float]) -> str:

@@ -13,7 +13,8 @@ def status_of(info: Mapping[str, Any], stage: Mapping[str, Any]) -> Status:
     status, message = info.get("status"), str(info.get("message") or "")
     begun = stage.get("phase") in ("running", "ended")
     if status in ("SUCCEEDED", "STOPPED") or (status == "FAILED" and begun):
-        return Status("ended", last_line(message) if status == "FAILED" else "")
+        told = str(stage.get("words") or "") if stage.get("phase") == "ended" else ""
+        return Status("ended", told or (last_line(message) if status == "FAILED" else ""))
     if status == "FAILED":
         return Status("lost", f"Ray could not start the job: {explained(message)}")
     if status == "RUNNING" and begun:
@@ -28,7 +29,7 @@ def last_line(message: str) -> str:
 
 def explained(message: str) -> str:
     """Why a job's program did not begin, with the remedy where that is known."""
-    line = last_line(message)
+    line = last_line(message).partition(" Some common causes include")[0].rstrip(".")
     if "Permission denied" in line:
         return f"{line} - a run's folder is private to its user, so Ray must run as the same user"
     if "can't open file" in line or "No such file or directory" in line:

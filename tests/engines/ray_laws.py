@@ -72,7 +72,7 @@ def test_an_agent_dies_with_the_actor_that_holds_it(tmp_path: Path) -> None:
     os.kill(actor, signal.SIGKILL)
     wait_until(lambda: not with_environment("TRAINKIT_RUN_ID", job.run_id), 10, "the end of the rank")
     wait_until(lambda: launcher.poll(handle).phase == "ended", 30, "the job's end")
-    assert "Ray lost this node's actor" in Path(job.agent_log(0)).read_text()
+    assert "Ray lost the actor that held the agent of node 0" in Path(job.agent_log(0)).read_text()
 
 
 SHIM = ["-m", "trainkit.boot.rank"]

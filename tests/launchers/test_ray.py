@@ -78,6 +78,7 @@ def test_a_job_without_a_shared_folder_is_refused() -> None:
 
 RUNNING = {"phase": "running", "words": "on 10.0.0.1, 10.0.0.2"}
 WAITING = {"phase": "queued", "words": "waits for 2 nodes with 1 CPU free on each; 0 of 4 CPU free on 2 nodes"}
+LOST = {"phase": "ended", "words": "Ray could not start the agent of node 1: The actor died"}
 NO_RAY = (
     "Job entrypoint command failed with exit code 1, last available logs:\nModuleNotFoundError: No module named 'ray'\n"
 )
@@ -91,6 +92,8 @@ NO_RAY = (
         ({"status": "RUNNING"}, WAITING, Status("queued", WAITING["words"])),
         ({"status": "RUNNING"}, RUNNING, Status("running", RUNNING["words"])),
         ({"status": "SUCCEEDED", "message": "Job finished."}, {"phase": "ended"}, Status("ended")),
+        ({"status": "SUCCEEDED", "message": "Job finished."}, LOST, Status("ended", LOST["words"])),
+        ({"status": "FAILED", "message": "it fell"}, LOST, Status("ended", LOST["words"])),
         ({"status": "STOPPED"}, WAITING, Status("ended")),
         ({"status": "FAILED", "message": "head died"}, RUNNING, Status("ended", "head died")),
         ({"status": "FAILED", "message": "it\nis\nfull\n"}, {}, Status("lost", "Ray could not start the job: full")),
