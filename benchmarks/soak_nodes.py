@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for a run by 
 
 from tests.engines import healthy, ondemand, promises
 from tests.engines.commands import PROGRAM, Client
-from tests.engines.random_faults import DRIVER, FAULTS, FROZEN, LOOP, OF_NODES, PLAIN, Draw, Planting, draw, ended
+from tests.engines.random_faults import CUT, DRIVER, FAULTS, FROZEN, LOOP, OF_NODES, PLAIN, Draw, Planting, draw, ended
 from tests.engines.testbed import Testbed
 from trainkit.boot.rundir import RunDir, read_json
 
@@ -158,7 +158,8 @@ def _await_nothing(planting: Planting, client: Client, before: dict[str, set[str
         seen.left_seconds = round(time.time() - over, 1)
         if not left and not new:
             return
-        if seen.left_seconds > promises.LEFT_SECONDS:
+        cut_off = planting.drawn.fault in (CUT, FROZEN)
+        if seen.left_seconds > (promises.CUT_OFF_SECONDS if cut_off else promises.LEFT_SECONDS):
             seen.wrong += [f"left {seen.left_seconds:.0f} s after the end: process {left}"] if left else []
             seen.wrong += [f"left on nodes: {new}"] if new else []
             return

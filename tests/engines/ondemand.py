@@ -24,10 +24,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 _AGENTS = ("trainkit/boot", "trainkit/job.py", "trainkit/bundle.py")
-_DRIVER = ("trainkit/driver.py", "trainkit/starting.py", "trainkit/judging.py", "trainkit/outcome.py")
+_DRIVER = ("trainkit/driver.py", "trainkit/starting.py", "trainkit/watching.py", "trainkit/judging.py",
+           "trainkit/outcome.py", "trainkit/lostnodes.py", "trainkit/restarts.py")  # fmt: skip
 _LAUNCHERS = ("launchers/local.py", "launchers/ssh.py", "launchers/remote", "launchers/slurm*.py", "launchers/ray*.py")
 _SPREADS = ("launchers/spreads", "launchers/mpirun.py", "launchers/mpidialects.py", "launchers/horovodrun.py")
-_RANKS = ("trainkit/loops/collectives", "trainkit/loops/meeting.py", "trainkit/loops/world.py")
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,12 @@ class Demand:
 ALL = (
     Demand(
         "matrix", "test-matrix", "every launcher with every spread",
-        (*_LAUNCHERS, *_SPREADS, *_RANKS, *_AGENTS, *_DRIVER, "tests/engines/matrix.py"),
+        (*_LAUNCHERS, *_SPREADS, *_AGENTS, *_DRIVER, "trainkit/loops", "tests/engines/matrix.py"),
         engines=(("/usr/sbin/slurmd", "-V"),),
     ),
     Demand(
         "slurm", "test-slurm-slow", "Slurm: jobs started again, time limits, accounts",
-        ("launchers/slurm*.py", "trainkit/boot/agent.py", "trainkit/boot/again.py", "trainkit/boot/attempts.py",
-         "trainkit/boot/formation.py", "trainkit/driver.py", "trainkit/restarts.py", "trainkit/watching.py",
-         "trainkit/judging.py", "trainkit/starting.py", "tests/engines/slow_slurm.py"),
+        ("launchers/slurm*.py", *_AGENTS, *_DRIVER, "tests/engines/slow_slurm.py"),
         ("tests/engines/slow_slurm.py",), (("/usr/sbin/slurmd", "-V"),),
     ),
     Demand(
@@ -63,6 +61,7 @@ ALL = (
     Demand(
         "kubernetes", "test-kubernetes", "Kubernetes 1.20: jobs of one node on its API server, scheduler and kubelet",
         ("launchers/kubernetes.py", "launchers/manifests.py", "launchers/podstates.py", "launchers/seldom.py",
+         *_AGENTS, *_DRIVER,
          "scripts/kubernetes-build", "tests/engines/kubernetes_cluster.py", "tests/engines/kubernetes_laws.py"),
     ),
     Demand(
@@ -72,7 +71,7 @@ ALL = (
     ),
     Demand(
         "soak_nodes", "soak", "several nodes: random faults, each launcher; healthy loops that nobody may call stuck",
-        (*_LAUNCHERS, *_SPREADS, *_AGENTS, *_DRIVER, "trainkit/restarts.py", "tests/engines/random_faults.py",
+        (*_LAUNCHERS, *_SPREADS, *_AGENTS, *_DRIVER, "trainkit/loops", "tests/engines/random_faults.py",
          "tests/engines/promises.py", "tests/engines/healthy.py", "benchmarks/soak_nodes.py"),
         engines=(("/usr/sbin/slurmd", "-V"),),
     ),

@@ -15,7 +15,6 @@ from tests.engines.random_faults import (
     CUT,
     DRIVER,
     FROZEN,
-    HARMLESS,
     NODES,
     OF_NODES,
     OF_PROCESSES,
@@ -28,11 +27,12 @@ from trainkit.boot.rundir import RunDir, read_json
 
 VERDICT_SECONDS, MEETING_SECONDS = 30.0, 60.0  # to a verdict; more before ranks began, where nodes wait for each other
 SLACK_SECONDS = 5.0  # of a machine that does other things as well
-LEFT_SECONDS = 15.0
+LEFT_SECONDS, CUT_OFF_SECONDS = 10.0, 15.0  # until nothing is left; of a node that nobody reached
 _FENCE_SECONDS = 8.0
 _TMP = ("tmp", "dev/shm")
-# The testbed's; a machine's book of the ports in use; torch's cache; what torchrun and horovodrun leave when killed.
-_OTHERS = re.compile(r"\.filled|trainkit-ports-\d+|torchinductor_\w+|torchelastic_\w+|sem\.mp-\w+")
+# The testbed's; a machine's book of the ports in use; torch's cache; what torchrun and horovodrun leave when killed;
+# what a Ray that was started again has.
+_OTHERS = re.compile(r"\.filled|trainkit-ports-\d+|torchinductor_\w+|torchelastic_\w+|sem\.mp-\w+|pymp-\w+")
 
 
 def bound(planting: Planting) -> float:
@@ -77,14 +77,15 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def verdict_seconds(planting: Planting) -> float:
-    """From the fault to the end of the attempt that it hit, as the run tells it; 0 where it was none."""
+    """From the fault to the end of the attempt that it hit, as the run tells it; 0 where none did."""
     run = RunDir(planting.run)
-    if not planting.planted or planting.drawn.fault in HARMLESS:
+    if not planting.planted or planting.harmless:
         return 0.0
     lines = run.stages.read_text().splitlines() if run.stages.exists() else []
     stages = [json.loads(line) for line in lines]
     times = [float(s["time"]) for s in stages if str(s["details"]).startswith("restart ")]
-    times += [float((read_json(run.state) or {}).get("time", 0.0))]
+    state = read_json(run.state) or {}
+    times += [float(state.get("time", 0.0))] if state.get("status") == "Failed" else []
     return next((when - planting.planted for when in times if when > planting.planted), 0.0)
 
 
@@ -101,9 +102,9 @@ def broken(planting: Planting, workspace: Path) -> list[str]:
     done = sorted(path.name for path in run.path.glob(f"end-{last}-*"))
     if state.get("status") == "Completed":
         wrong += _untrue(planting, state, done, last, workspace)
-    elif planting.drawn.fault in HARMLESS and done:
+    elif planting.harmless and done:
         wrong.append(f"it is called {state.get('status')}, and {done} ended well")
-    if planting.drawn.fault in HARMLESS:
+    if planting.harmless:
         wrong += [f"false alarm: {path.read_text()[:400]}" for path in run.path.glob("attempts/*/hangs.jsonl")]
     if "Traceback" in (text := _text(run.driver_log)):
         wrong.append(f"the driver fell: {text[-600:]}")
@@ -122,19 +123,19 @@ def _wrong_status(planting: Planting, state: dict[str, Any]) -> list[str]:
     summary = str((verdict or {}).get("summary"))
     if status not in ("Completed", "Failed"):
         return [f"the run is {status}"]
+    wrong = []
+    if (took := verdict_seconds(planting)) > limit(planting):
+        wrong.append(f"the verdict took {took:.1f} s: {summary}")
     if status == "Completed":
-        return [f"a verdict on a run that is Completed: {verdict}"] if verdict else []
+        return [*wrong, *([f"a verdict on a run that is Completed: {verdict}"] if verdict else [])]
     if not verdict:
         return ["Failed without a verdict"]
-    if drawn.fault in HARMLESS or not planting.planted:
+    if planting.harmless or not planting.planted:
         return [f"nothing was wrong, and it failed: {summary}"]
-    wrong = []
     if drawn.fault in OF_PROCESSES and drawn.restarts:
         wrong.append(f"a restart did not help: {summary}")
     if not planting.names(summary):
         wrong.append(f"the verdict names none of {planting.named}: {summary}")
-    if (took := verdict_seconds(planting)) > limit(planting):
-        wrong.append(f"the verdict took {took:.1f} s: {summary}")
     return wrong
 
 
@@ -160,7 +161,7 @@ def _untrue(planting: Planting, state: dict[str, Any], done: list[str], last: in
         wrong.append(f"its last attempt is {last}, its record says {state.get('attempt')}")
     if drawn.launcher != "local" and not {r["node_name"] for r in records} <= set(planting.bed.names):
         wrong.append(f"its nodes are {[r['node_name'] for r in records]}")
-    whole = drawn.fault in HARMLESS or not planting.planted
+    whole = planting.harmless or not planting.planted
     if whole and (last != 1 and drawn.fault != DRIVER):
         wrong.append(f"nothing was wrong, and it took {last} attempts")
     if drawn.loop:

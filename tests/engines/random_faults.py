@@ -119,7 +119,8 @@ def draw(seed: int, launcher: str, number: int) -> Draw:
     chance = random.Random(f"{seed} {launcher} {number}")
     spreads = ["fork"] * 4 + ["torchrun", "mpi"] + (["horovod"] if importlib.util.find_spec("horovod") else [])
     faults = FAULTS[launcher]
-    fault = faults[(number + chance.randrange(2)) % len(faults)]  # all of them, soon
+    turn, place = divmod(number, len(faults))  # each turn has all of them
+    fault = random.Random(f"{seed} {launcher} turn {turn}").sample(faults, len(faults))[place]
     spread = chance.choice(["torchrun", "mpi"] if fault == STARTER else spreads)
     loop = spread != "horovod" and chance.random() < 0.15
     restarts = chance.choice((0, 0, 1, 2))
@@ -128,7 +129,7 @@ def draw(seed: int, launcher: str, number: int) -> Draw:
     return Draw(
         launcher, number, fault, spread, chance.choice((1, 1, 2)), restarts, chance.choice((0, 1)) if restarts else 0,
         ticks, loop, early, chance.uniform(0, 4) if early else chance.uniform(0, ticks * TICK_SECONDS),
-        1 if launcher == "ray" and fault in OF_NODES else chance.randrange(NODES), chance.uniform(2, 25),
+        chance.randrange(NODES), chance.uniform(2, 25),
     )  # fmt: skip
 
 
@@ -158,6 +159,12 @@ class Planting:
     starter_node: int = 0  # whose torchrun or mpirun it is
     booted: Callable[[str], None] = lambda node: None  # starts what a node's own start does not
     mended: float = 0.0
+
+    @property
+    def harmless(self) -> bool:
+        """Whether the job has to complete. Ray itself cannot start agents without room in /tmp."""
+        began = self.started or not self.planted
+        return self.drawn.fault in HARMLESS and (began or (self.drawn.launcher, self.drawn.fault) != ("ray", FULL))
 
     @property
     def host(self) -> str:
@@ -222,6 +229,8 @@ class Planting:
             self.named = [rf"\bnode {victim}\b", rf"\bsrun: {self.host}: task \d+: Killed"]  # Slurm's, before they met
         elif fault in (RANK, SHIM):
             self.named = [rf"\branks? ([\d, and]*\b)?{rank}\b", *([rf"\bnode {victim}\b"] if fault == SHIM else [])]
+        elif fault == FULL:
+            self.named = [r"\bRay\b"]
         elif fault == STARTER:
             self.named = [rf"\b(mpirun|torchrun|horovodrun|prterun) of node {self.starter_node} was killed by SIGKILL"]
 
