@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.engines.commands import Client
+from tests.engines.promises import CUT_OFF_SECONDS, LEFT_SECONDS
 from tests.engines.testbed import Testbed, missing
 from trainkit.boot.attempts import launched
 from trainkit.boot.rundir import RunDir, read_json
@@ -72,11 +73,12 @@ def kill_agent(bed: Testbed, node: str, run: Path) -> None:
 
 
 Plant, Mend = Callable[[Testbed, Path], None], Callable[[Testbed], None]
+STILL = "a node that stands still"
 OTHER, HEAD = "node 1 (node2)", "node 0 (node1)"
 FAULTS: dict[str, tuple[Plant, Mend, str]] = {
     "a node that dies": (lambda bed, _: bed.kill("node2", silently=True), lambda bed: bed.boot("node2"), OTHER),
     "a link that is cut": (lambda bed, _: bed.cut("node2"), lambda bed: bed.heal("node2"), OTHER),
-    "a node that stands still": (lambda bed, _: bed.freeze("node2"), lambda bed: bed.thaw("node2"), OTHER),
+    STILL: (lambda bed, _: bed.freeze("node2"), lambda bed: bed.thaw("node2"), OTHER),
     "an agent that is killed": (lambda bed, run: kill_agent(bed, "node2", run), lambda bed: None, OTHER),
     "a head that dies": (lambda bed, _: bed.kill("node1", silently=True), lambda bed: bed.boot("node1"), HEAD),
     "a head whose link is cut": (lambda bed, _: bed.cut("node1"), lambda bed: bed.heal("node1"), HEAD),
@@ -93,11 +95,13 @@ def test_the_verdict_names_the_node_and_nothing_is_left(bed: Testbed, fault: str
     plant(bed, run)
     try:
         told = user.ended(run, code=1)
+        if fault != STILL:  # a node that nobody reaches ends its ranks by itself
+            user.nothing_left(run, CUT_OFF_SECONDS if "link" in fault else LEFT_SECONDS)
     finally:
         mend(bed)
     assert told["status"] == "Failed"
     assert told["verdict"]["kind"] == "lost" and name in told["verdict"]["summary"], told["verdict"]
-    user.nothing_left(run, 15)
+    user.nothing_left(run, CUT_OFF_SECONDS)
 
 
 def ended_without_node2(user: Client, run: Path, code: int = 0) -> dict[str, Any]:
