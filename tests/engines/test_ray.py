@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines import containers, node_podman
+from tests.engines import containers, node_podman, pages
 from tests.engines.commands import Client
 from tests.engines.matrix import FEW, Matrix, rotating
 from tests.engines.ondemand import checked_out
@@ -134,6 +134,12 @@ run = Run.get_context()
 run.log("rank", int(os.environ["RANK"]))
 run.log("host", socket.gethostname())
 """
+
+
+def test_the_pages_example_runs(cluster: Cluster) -> None:
+    ours = {"http://head:8265": cluster.address, "/opt/ray/bin/python": str(cluster.venv / "bin" / "python")}
+    printed = pages.run_example(cluster.bed, "ray.md", cluster.bed.shared / "page", ours)
+    assert printed.splitlines()[-1].startswith("rank 1 of 2 on node"), printed
 
 
 def test_an_agent_runs_in_a_container_of_its_node(cluster: Cluster) -> None:
