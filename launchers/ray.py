@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from trainkit.errors import LaunchError, UnsupportedJob, UserErrorException
 from trainkit.job import Job, Status, agent_command
 
+from .raynodes import settled
 from .raywords import last_line, shortage, status_of, wants
 from .seldom import Seldom
 
@@ -29,6 +30,7 @@ _POLL_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
 _ASK_SECONDS = 4.0  # for what is asked again and again: whoever watches the job has more to look at
 _SILENT_SECONDS = 60.0  # Ray's own nodes give up on a head that is away for as long
+_NODE_SECONDS = 3  # for a node to answer its head
 _STOP_SECONDS = 20.0  # between asking the agents to end and killing them, beyond the job's own grace
 _SSH = "import os, shlex, sys; os.execvp('ssh', ['ssh', '-t', sys.argv[1], shlex.join(sys.argv[2:])])"
 
@@ -161,15 +163,29 @@ class Ray:
         """Raise LaunchError where the cluster, even when idle, could not hold the job."""
         if self.autoscaling:
             return
-        answer = self._call("GET", "/api/v0/nodes?limit=10000")
-        try:
-            nodes = [n for n in answer["data"]["result"]["result"] if n["state"] == "ALIVE"]
-        except (KeyError, TypeError) as error:
-            raise LaunchError(f"{self.address} does not answer as Ray's dashboard does.") from error
+        nodes = settled(job, self._alive, self._answers)
         problem, available = shortage(job.nodes, self.bundle(job), nodes)
         if problem:
             starts = not nodes  # it has just been started itself
             raise LaunchError(f"The Ray cluster at {self.address} {problem}", transient=starts, available=available)
+
+    def _alive(self) -> list[Mapping[str, Any]]:
+        """The nodes that Ray takes for alive."""
+        answer = self._call("GET", "/api/v0/nodes?limit=10000")
+        try:
+            return [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
+        except (KeyError, TypeError) as error:
+            raise LaunchError(f"{self.address} does not answer as Ray's dashboard does.") from error
+
+    def _answers(self, node: Mapping[str, Any]) -> bool:
+        """Whether a node itself answers Ray's head, which is asked for the names of logs that lie there."""
+        try:
+            self._call("GET", f"/api/v0/logs?node_id={node.get('node_id')}&glob=none&timeout={_NODE_SECONDS}")
+        except Unknown:  # an older Ray, whose head cannot be asked this
+            return True
+        except LaunchError:
+            return False
+        return True
 
     def _stop(self, name: str) -> None:
         try:
