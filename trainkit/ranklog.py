@@ -87,7 +87,7 @@ class RankLog:
         if self._begin <= self.at < self._end or not self._open():
             return
         self._ahead = os.pread(self._fd, _CHUNK_BYTES, self.at)
-        if b"\0\0\0\0" in self._ahead:  # the middle may have been left out since
+        if b"\0" in self._ahead:  # the middle may have been left out since
             self.look()
         if self._begin < self._end and self.at < self._begin:
             self._ahead = self._ahead[: self._begin - self.at]

@@ -15,7 +15,7 @@ def numbers(texts: Sequence[list[bytes]]) -> list[list[int]]:
     """
     alike = _same_places(texts)
     shared = {texts[0][number] for number in alike}
-    others = [_without(lines, alike) for lines in texts]
+    others = _without(texts, alike)
     if len(set(shared).union(*others)) == len(shared) + sum(map(len, others)) or not _add_more(shared, others):
         return [alike] * len(texts)
     return [[number for number, line in enumerate(lines) if line in shared] for lines in texts]
@@ -42,14 +42,14 @@ def _same_places(texts: Sequence[list[bytes]]) -> list[int]:
     return [] if few else [number for number, row in enumerate(zip(*texts, strict=False)) if row.count(row[0]) == count]
 
 
-def _without(lines: list[bytes], places: Sequence[int]) -> list[bytes]:
-    """The lines but those of these numbers."""
+def _without(texts: Sequence[list[bytes]], places: Sequence[int]) -> Sequence[list[bytes]]:
+    """The texts' lines but those of these numbers."""
     if not places:
-        return lines
-    kept = bytearray(b"\1") * len(lines)
+        return texts
+    kept = bytearray(b"\1") * max(map(len, texts))
     for number in places:
         kept[number] = 0
-    return list(compress(lines, kept))
+    return [list(compress(lines, kept)) for lines in texts]
 
 
 def _add_more(shared: set[bytes], others: Sequence[list[bytes]]) -> bool:
