@@ -70,7 +70,7 @@ class Simulated:
     def tell(self) -> None:
         """Say that the rank has made steps."""
         self.step += 10
-        pulse = Pulse(self.node, COMPUTING, self.step, self.step, self.step, 0, self.step / 10, "", "S")
+        pulse = Pulse(self.node, COMPUTING, self.step, self.step, self.step, 0, self.step / 10, "", "S", self.step)
         self.channel.send({"type": PULSE, "ranks": [list(pulse)]}, 0)
 
 
