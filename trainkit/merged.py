@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import heapq
 import time as clock
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import accumulate, chain, groupby, repeat
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from trainkit.boot.attempts import overtaken
 from trainkit.boot.lognotes import NOTE_SECONDS
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
 from trainkit.errors import UserErrorException
-from trainkit.folding import Block, Part, fold, plainly
+from trainkit.folding import Blocks, Part, fold, plainly
 from trainkit.ranklog import Notes, RankLog, logged, rank_logs
 
 _TURNS = 10  # of a window: identical lines that are less than a second apart are one
@@ -85,11 +85,11 @@ def label(ranks: tuple[int, ...]) -> bytes:
     return f"[{','.join(words)} x{len(ranks)}] ".encode()
 
 
-def text_of(blocks: Sequence[Block]) -> bytes:
+def text_of(blocks: Blocks) -> bytes:
     """Blocks as they are printed: the label before each line."""
-    labels = {ranks: label(ranks) for ranks in {ranks for _, ranks, _ in blocks}}
-    before = [labels[ranks] for _, ranks, _ in blocks]
-    texts = [text for _, _, text in blocks]
+    labels = {ranks: label(ranks) for ranks in set(blocks.ranks)}
+    before = [labels[ranks] for ranks in blocks.ranks]
+    texts = blocks.texts.copy()
     for number, lines in enumerate(map(bytes.count, texts, repeat(b"\n"))):
         if lines > 1:
             texts[number] = texts[number][:-1].replace(b"\n", b"\n" + before[number]) + b"\n"
@@ -101,9 +101,7 @@ class Merger:
 
     def __init__(self, attempt: AttemptDir, folded: bool = True) -> None:
         self.attempt = attempt
-        self._fold: Callable[..., tuple[list[Block], list[Part]]] = (
-            fold if folded else lambda parts, _=0: (plainly(parts), [])
-        )
+        self._fold = fold if folded else plainly
         self._notes = Notes(attempt)
         self._logs: dict[int, RankLog] = {}
         self._parts: list[Part] = []  # of the window, and what waits for the next
@@ -113,7 +111,7 @@ class Merger:
         self._since: dict[int, tuple[int, float]] = {}  # sizes that were seen without a note, and when
         self._heard = 0.0
 
-    def all(self) -> Iterator[list[Block]]:
+    def all(self) -> Iterator[Blocks]:
         """Everything that is there now, to the end."""
         self._look()
         ahead = clocks_ahead(self.attempt)
@@ -122,10 +120,10 @@ class Merger:
         yield from self._settle(0, final=True)
         self._due = []
         last = [Part(self._turn, self._told, rank, log.unfinished()) for rank, log in sorted(self._logs.items())]
-        yield from self._in_order(self._fold([part for part in last if part.text])[0])
+        yield from self._in_order(self._fold([part for part in last if part.text]))
         self.close()
 
-    def new(self) -> Iterator[list[Block]]:
+    def new(self) -> Iterator[Blocks]:
         """What came since this was asked last and is settled: a window's worth, or all once the ranks are quiet."""
         self._look()
         now, ahead = clock.time(), clocks_ahead(self.attempt)
@@ -182,10 +180,10 @@ class Merger:
                 self._since[rank] = (size, now)
                 yield Due(int(now / NOTE_SECONDS), rank, seen)
 
-    def _windows(self, dues: Iterator[Due]) -> Iterator[list[Block]]:
+    def _windows(self, dues: Iterator[Due]) -> Iterator[Blocks]:
         """The blocks of what is due: windows end after some turns, and where all ranks were quiet."""
         before = None
-        for tick, group in groupby(dues, key=lambda due: due.tick):
+        for tick, group in groupby(dues, key=attrgetter("tick")):
             if before is not None and tick > before + _QUIET_TURNS:
                 yield from self._settle(0, final=True)
             before = tick
@@ -209,23 +207,21 @@ class Merger:
         self._turn += 1
         return left
 
-    def _settle(self, late: int, final: bool = False) -> Iterator[list[Block]]:
+    def _settle(self, late: int, final: bool = False) -> Iterator[Blocks]:
         """The blocks of the parts so far; of the last `late` turns only what others had too."""
-        blocks, self._parts = self._fold(self._parts, float("inf") if final else self._turn - late - 1)
         self._window = self._turn
-        return self._in_order(blocks)
+        return self._in_order(self._fold(self._parts, float("inf") if final else self._turn - late - 1))
 
-    def _in_order(self, blocks: list[Block]) -> Iterator[list[Block]]:
+    def _in_order(self, folded: Iterator[Blocks]) -> Iterator[Blocks]:
         """The same, never going back in time."""
-        times = [self._told, *map(itemgetter(0), blocks)]
-        if sorted(times) != times:
-            blocks = [
-                (time, ranks, text)
-                for time, (_, ranks, text) in zip(list(accumulate(times, max))[1:], blocks, strict=True)
-            ]
-        self._told = max(times)
-        if blocks:
-            yield blocks
+        for blocks in folded:
+            times = [self._told, *blocks.times]
+            if sorted(times) != times:
+                times = list(accumulate(times, max))
+                blocks.times = times[1:]
+            self._told = times[-1]
+            if blocks:
+                yield blocks
 
 
 def clocks_ahead(attempt: AttemptDir) -> Mapping[int, float]:

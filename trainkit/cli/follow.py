@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
-from trainkit.folding import Block
+from trainkit.folding import Blocks
 from trainkit.merged import Merger, first_cause, label, text_of
 from trainkit.ranklog import RankLog, log_of, logged, rank_logs
 
@@ -115,7 +115,7 @@ class Follower:
         assert self._merger is not None
         return self._write(self._merger.all() if final else self._merger.new()) or news
 
-    def _write(self, blocks: Iterable[list[Block]]) -> bool:
+    def _write(self, blocks: Iterable[Blocks]) -> bool:
         news = False
         for some in blocks:
             sys.stdout.write(text_of(some).decode("utf-8", "replace"))
