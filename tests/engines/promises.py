@@ -18,6 +18,7 @@ from tests.engines.random_faults import (
     NODES,
     OF_NODES,
     OF_PROCESSES,
+    STOPPED,
     Planting,
 )  # fmt: skip
 from tests.engines.testbed import Testbed
@@ -104,7 +105,7 @@ def broken(planting: Planting, workspace: Path) -> list[str]:
         wrong += _untrue(planting, state, done, last, workspace)
     elif planting.harmless and done:
         wrong.append(f"it is called {state.get('status')}, and {done} ended well")
-    if planting.harmless:
+    if planting.harmless and planting.drawn.fault != STOPPED:
         wrong += [f"false alarm: {path.read_text()[:400]}" for path in run.path.glob("attempts/*/hangs.jsonl")]
     if "Traceback" in (text := _text(run.driver_log)):
         wrong.append(f"the driver fell: {text[-600:]}")

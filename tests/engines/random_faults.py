@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.engines.testbed import Testbed
 from trainkit.boot.processes import parent_of, with_environment, words_of
 from trainkit.boot.rundir import AttemptDir, RunDir, read_json
-from trainkit.testing.faults import holders
+from trainkit.testing.faults import Faults, holders
 from trainkit.testing.kills import driver_of
 
 NODES = 2
@@ -27,14 +27,15 @@ TICK_SECONDS = 0.2
 NOTHING, DRIVER, FULL, SCHEDULER = "none", "driver killed", "full /tmp", "scheduler restarted"
 AGENT, RANK, SHIM, STARTER = "agent killed", "rank killed", "rank's parent killed", "starter killed"
 DEAD, SILENT, FROZEN, CUT = "node killed", "node killed silently", "node frozen", "link cut"
-HARMLESS = (NOTHING, DRIVER, FULL, SCHEDULER)  # the job has to complete
+STOPPED = "rank stopped"
+HARMLESS = (NOTHING, DRIVER, FULL, SCHEDULER, STOPPED)  # the job has to complete
 OF_PROCESSES = (AGENT, RANK, SHIM, STARTER)  # a restart has to help
 OF_NODES = (DEAD, SILENT, FROZEN, CUT)
 FAULTS = {
-    "local": (NOTHING, DRIVER, *OF_PROCESSES),
-    "ssh": (NOTHING, DRIVER, FULL, *OF_PROCESSES, *OF_NODES),
-    "slurm": (NOTHING, DRIVER, FULL, SCHEDULER, *OF_PROCESSES, *OF_NODES),
-    "ray": (NOTHING, DRIVER, FULL, *OF_PROCESSES, *OF_NODES),
+    "local": (NOTHING, DRIVER, STOPPED, *OF_PROCESSES),
+    "ssh": (NOTHING, DRIVER, STOPPED, FULL, *OF_PROCESSES, *OF_NODES),
+    "slurm": (NOTHING, DRIVER, STOPPED, FULL, SCHEDULER, *OF_PROCESSES, *OF_NODES),
+    "ray": (NOTHING, DRIVER, STOPPED, FULL, *OF_PROCESSES, *OF_NODES),
 }
 _STARTERS = ("mpirun", "prterun", "mpiexec", "horovodrun")
 _FIND_SECONDS = 30.0
@@ -159,6 +160,7 @@ class Planting:
     starter_node: int = 0  # whose torchrun or mpirun it is
     booted: Callable[[str], None] = lambda node: None  # starts what a node's own start does not
     mended: float = 0.0
+    faults: Faults = field(default_factory=Faults)  # undoes what is done through it
 
     @property
     def harmless(self) -> bool:
@@ -193,27 +195,27 @@ class Planting:
 
     def _hit(self) -> None:
         fault = self.drawn.fault
-        if fault in (AGENT, RANK, SHIM, STARTER, DRIVER):
+        if fault in (AGENT, RANK, SHIM, STARTER, DRIVER, STOPPED):
             pid = self._found()
             if not pid:
                 return
             self._note()
             try:
-                os.kill(pid, signal.SIGKILL)
+                if fault == STOPPED:
+                    self.faults.stop(pid)
+                else:
+                    os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 self.planted = 0.0
             return
         self._note()
-        if fault in (DEAD, SILENT):
-            self.bed.kill(self.host, silently=fault == SILENT)
-        elif fault == FROZEN:
-            self.bed.freeze(self.host)
-        elif fault == CUT:
-            self.bed.cut(self.host)
-        elif fault == FULL:
-            self.bed.fill(self.host)
+        nodes = self.faults.nodes(self.bed)
+        if fault == SILENT:
+            self.bed.kill(self.host, silently=True)
         elif fault == SCHEDULER:
             self.bed.slurm_down("ctl")
+        else:
+            {DEAD: nodes.kill, FROZEN: nodes.stop, CUT: nodes.cut, FULL: nodes.disk}[fault](self.host)
 
     def _note(self) -> None:
         """What is true at the instant: which attempt it is, and how the victim is called."""
@@ -277,15 +279,11 @@ class Planting:
         fault = self.drawn.fault
         if not self.planted:
             return
-        if fault in (DEAD, SILENT):
+        self.faults.undo()
+        if fault == SILENT:
             self.bed.boot(self.host)
+        if fault in (DEAD, SILENT):
             self.booted(self.host)
-        elif fault == FROZEN:
-            self.bed.thaw(self.host)
-        elif fault == CUT:
-            self.bed.heal(self.host)
-        elif fault == FULL:
-            self.bed.clear(self.host)
         elif fault == SCHEDULER:
             self.bed.slurm_up("ctl")
 

@@ -125,10 +125,15 @@ class JobFaults:
     def stop(self, *, rank: int | None = None, agent: int | None = None) -> int:
         """Stop a rank's script or a node's agent, as a hang does; it goes on when the test has ended. Its pid."""
         pid = self._victim(rank, agent)
-        name = identity(pid)
-        self._undo.callback(send, name, signal.SIGCONT)
-        send(name, signal.SIGSTOP)
+        _stop(pid, self._undo)
         return pid
+
+
+def _stop(pid: int, undo: ExitStack) -> None:
+    name = identity(pid)
+    undo.callback(send, name, signal.SIGCONT)
+    if not send(name, signal.SIGSTOP):
+        raise ProcessLookupError(f"process {pid} is gone")
 
 
 class NodeFaults:
@@ -173,7 +178,15 @@ class Faults:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.undo()
+
+    def undo(self) -> None:
+        """Undo all that was done so far, the last of it first."""
         self._undo.close()
+
+    def stop(self, pid: int) -> None:
+        """Stop a process; it goes on when the test has ended. Raises ProcessLookupError where there is none."""
+        _stop(pid, self._undo)
 
     def job(self, run_directory: str | Path) -> JobFaults:
         """The faults of a job, named by its run directory (`run.directory`)."""
