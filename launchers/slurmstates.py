@@ -202,6 +202,8 @@ def status(job: str, found: Entry, now: float, requeue: bool) -> Status:
     if found.ended:
         more = f": {found.words}" if found.words else ""
         return Status("ended", f"Slurm job {job} {_WORDS.get(found.state, 'ended')} ({found.state}){more}")
+    if found.state == "COMPLETING" and requeue and not found.end:  # of one that has ended for good it is known when
+        return Status("queued", f"Slurm job {job} is to be queued again: its nodes clean up")
     if found.state == "COMPLETING" and not requeue and 0 < found.end < now - SETTLE_SECONDS:
         return Status("ended", f"Slurm job {job} ended, but a node of {found.nodes} does not answer (COMPLETING)")
     where = f" on {found.nodes}" if found.nodes else ""

@@ -246,7 +246,6 @@ def _again(run_dir: str, max_restarts: int) -> list[str]:
     return [
         f'attempt=$(newest); folder={run_dir}/attempts/"$attempt"  # the agents may have gone on to another',
         f"if [ ! -e {run_dir}/cancel.json ] && ! {late} && {{ {{ {saved} && {asked}; }} || {lost}; }}; then",
-        '    : >"$folder/requeue"  # whoever watches: the ends of its agents are not that of the job',
         '    scontrol requeue "$SLURM_JOB_ID" && sleep 60  # until Slurm ends this script',
         "fi",
     ]

@@ -73,16 +73,6 @@ def test_a_node_that_the_head_has_lost_is_not_waited_for(tmp_path: Path) -> None
     assert not life.over(False)  # the cluster may yet start the job again
 
 
-def test_a_job_whose_cluster_was_asked_to_start_it_again_is_not_over(tmp_path: Path) -> None:
-    run, one = attempt(tmp_path, nodes=1)
-    life = watching.Life(run, one, lambda *_: None)
-    one.agent_end(0).write_text(json.dumps({"node": 0}))
-    assert not life.over(False)
-    one.requeue.touch()
-    life._ended -= watching.SILENCE_SECONDS
-    assert not life.over(False)
-
-
 def test_a_disk_that_does_not_answer_gives_no_job_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, one = attempt(tmp_path)
     phases = ["running", "running", "ended"]

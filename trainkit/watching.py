@@ -85,10 +85,9 @@ class Life:
     def over(self, but_lost: bool) -> bool:
         """Whether all agents have said how they ended, and the cluster, which is slow to, has had its time for that.
 
-        That of the node that the head's agent has lost will not, where `but_lost`. Where the cluster was asked to start
-        the job again it is not over: its nodes may take long to clean up.
+        That of the node that the head's agent has lost will not, where `but_lost`.
         """
-        if not self._attempt.agent_end(0).exists() or self._attempt.requeue.exists():
+        if not self._attempt.agent_end(0).exists():
             return False
         self._nodes = self._nodes or int((read_json(self._attempt.job) or {}).get("nodes", 1))
         silent = [node for node in range(self._nodes) if not self._attempt.agent_end(node).exists()]

@@ -151,6 +151,20 @@ def test_a_time_limit_is_no_end_for_a_run_that_may_be_requeued(bed: Testbed) -> 
     assert len(lost_nothing(run)) >= 2  # each of them ended by the limit, except for the last
 
 
+def test_a_run_waits_for_nodes_that_take_long_to_clean_up_before_it_goes_on() -> None:
+    with Testbed(nodes=2) as bed:
+        epilog = bed.shared / "epilog"
+        epilog.write_text("#!/bin/sh\nexec sleep 40\n")
+        epilog.chmod(0o755)
+        bed.slurm(config=f"Epilog={epilog}\n")
+        run = Run(bed, "cleaned", script=COUNTS, options={"requeue": True})
+        counted(run, 3)
+        bed.run("ctl", ["scontrol", "requeue", run.job()], check=True)
+        ended = run.end(500)
+        goes_on(run, ended, 2)
+        assert any("its nodes clean up" in words for _, words in ended["stages"]), ended["stages"]
+
+
 def test_a_cancelled_run_is_not_requeued(bed: Testbed) -> None:
     run = Run(bed, "cancelled", script=COUNTS, options={"requeue": True})
     counted(run, 3)

@@ -127,11 +127,14 @@ def _program(pid: int) -> str:
 class Slurm:
     """The Slurm of a testbed. `start` and `stop` work on one node, "ctl" being the controller."""
 
-    def __init__(self, bed: Testbed, *, sacct: bool = False) -> None:
-        """Name the testbed; `up` writes the files and starts it. With `sacct`, its accounts are kept in MariaDB."""
+    def __init__(self, bed: Testbed, *, sacct: bool = False, config: str = "") -> None:
+        """Name the testbed; `up` writes the files and starts it. With `sacct`, its accounts are kept in MariaDB.
+
+        `config` has more lines for slurm.conf.
+        """
         self.bed = bed
         self.folder = bed.folder / "slurm"
-        self.sacct = sacct
+        self.sacct, self.config = sacct, config
 
     def up(self) -> None:
         """Start everything; return when every node is idle."""
@@ -151,7 +154,7 @@ class Slurm:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         names = self.bed.names
         storage = "accounting_storage/slurmdbd\nAccountingStorageHost=ctl" if self.sacct else "accounting_storage/none"
-        text = _CONF.replace("@F@", str(self.folder)).replace("@NODES@", ",".join(names))
+        text = (_CONF + self.config).replace("@F@", str(self.folder)).replace("@NODES@", ",".join(names))
         files = {
             "slurm.conf": text.replace("@ACCOUNTING@", storage),
             "cgroup.conf": _CGROUP,

@@ -273,9 +273,12 @@ class Testbed:
         """Take away what `hide`, or `fill` of an ordinary folder, laid over a folder of a node."""
         self._inside(node, 'umount -l "$1"', str(path))
 
-    def slurm(self, *, sacct: bool = False) -> Slurm:
-        """Start Slurm: its controller in ctl, a daemon on each node; returns when all nodes are idle."""
-        self._slurm = Slurm(self, sacct=sacct)
+    def slurm(self, *, sacct: bool = False, config: str = "") -> Slurm:
+        """Start Slurm: its controller in ctl, a daemon on each node; returns when all nodes are idle.
+
+        `config` has more lines for its slurm.conf.
+        """
+        self._slurm = Slurm(self, sacct=sacct, config=config)
         self._slurm.up()
         return self._slurm
 

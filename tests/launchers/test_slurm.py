@@ -197,9 +197,7 @@ def test_the_script_asks_to_be_started_again_only_where_that_can_help(
         f"mkdir -p '{path.parent}'; cp '{tmp_path / source}' '{path}'; "
         for source, path in (("record", of.rank_record(0)), ("end", of.agent_end(1)))
     )
-    asked = asks_again(tmp_path, agents + "true", 4, "a $run")
-    assert asked == ("requeue 12\n" if again and not cancelled else "")
-    assert run.attempt(4).requeue.exists() is bool(asked)
+    assert asks_again(tmp_path, agents + "true", 4, "a $run") == ("requeue 12\n" if again and not cancelled else "")
 
 
 @pytest.mark.parametrize(
@@ -571,6 +569,11 @@ def test_a_node_that_does_not_answer_keeps_no_job_alive_for_ever() -> None:
         "ended", "Slurm job 12 ended, but a node of node[1-2] does not answer (COMPLETING)"
     )
     assert status(line, now=1795335099.0, requeue=True).phase == "running"
+
+
+def test_a_job_whose_nodes_clean_up_before_it_starts_again_waits() -> None:
+    line = "COMPLETING|1795334997|1795334997|NONE|node[1-2]|None"
+    assert status(line, now=1795339999.0, requeue=True).phase == "queued"
 
 
 def test_squeue_that_shows_nothing() -> None:

@@ -83,7 +83,6 @@ class AttemptDir:
         self.beat = self.nodes / "0.beat"  # the head agent's sign of life, where nodes are on several machines
         self.probe = self.path / "probe.json"  # a number of the head's, which the others can read where they share it
         self.hangs = self.path / "hangs.jsonl"  # ranks that held others up: {"time", "ranks", "words", "stacks", ...}
-        self.requeue = self.path / "requeue"  # there, and empty: the cluster was asked to start the job again
         self.preflight = self.path / "preflight.json"  # what the nodes found of each other before the ranks started
         self.ranks = self.path / "ranks"
         self.logs = self.path / "logs"
