@@ -65,6 +65,22 @@ def rank(number: int, script: str) -> Iterator[tuple[Reader, subprocess.Popen[by
         process.stdin.close()
 
 
+def test_a_step_is_timed_without_what_is_no_part_of_it() -> None:
+    page = pulse.Page()
+    page.fit(0)
+    for step in range(1, 6):
+        page.phase(pulse.COMPUTING)
+        with page.during(pulse.SAVING):  # in each
+            time.sleep(0.2)
+        page.step(step)
+        page.phase(pulse.RESTING)
+        time.sleep(0.2)
+        page.phase(pulse.DATA)
+    cells = page._cells
+    assert cells[pulse._TIMED] == 4
+    assert 0 <= cells[pulse._FIRST] < 100_000_000 and 0 <= cells[pulse._TOOK] < 100_000_000
+
+
 def test_what_a_rank_says_is_read_by_another_process() -> None:
     script = """
         page.fit(100)
@@ -82,7 +98,7 @@ def test_what_a_rank_says_is_read_by_another_process() -> None:
         until(lambda: reader.read().phase == pulse.WAITING)
         said = reader.read()
         assert said[:6] == (3, pulse.WAITING, 105, 5, 1, 0)
-        assert said.timed == 2 and 0 < said.took < 0.5 and said.first > 0  # what comes after something else is not
+        assert said.timed == 4 and 0 < said.took < 0.5 and said.first > 0  # what is no part of a step is not counted
         assert said.words == "waiting for the other ranks" and said.state in "SR"
         assert reader.script != process.pid  # the script's own, which has the stacks
 

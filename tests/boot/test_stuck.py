@@ -27,7 +27,6 @@ class Rank:
     ticks: int = 0
     first: float = 0.0  # how long its first step took
     begun: float = 0.0  # when the one in which it is began
-    apart: bool = False  # whether something else came before that
     timed: int = 0
     took: float = 0.0
     longest: float = 0.0
@@ -41,10 +40,10 @@ class Rank:
         self.step += 1
         if self.step == 1:
             self.first = self.now - self.begun
-        elif not self.apart:
+        else:
             self.timed, self.took = self.timed + 1, self.took + self.now - self.begun
             self.longest = max(self.longest, self.now - self.begun)
-        self.begun, self.apart = self.now, False
+        self.begun = self.now
         self.say(p.DATA)
 
     def at(self, time: float) -> Pulse:
@@ -117,7 +116,6 @@ class Simulation:
         """An evaluation, and a checkpoint that rank 0 writes while the others wait."""
         batches, seconds = self.random.randint(1, 20), self.random.uniform(0.01, 2.0)
         for rank in self.ranks:
-            rank.apart = True
             rank.say(p.EVALUATING)
             for _ in range(batches):
                 rank.now += seconds * self.random.uniform(0.5, 1.5)
@@ -127,6 +125,8 @@ class Simulation:
         self.ranks[0].say(p.SAVING)
         self.ranks[0].now += self.random.choice((0.1, 3.0, 50.0))
         self._exchange(p.DATA)
+        for rank in self.ranks:  # nothing of that is part of a step
+            rank.begun = rank.now
 
     def watched(self, until: float) -> tuple[Stuck | None, float]:
         """The first verdict of a head that looks about once a second, and when it came."""
@@ -216,6 +216,18 @@ def test_who_is_not_stuck() -> None:
     assert after(60.0, waits(0, 9), Pulse(1, p.SAVING, 4, 4, 8, 0)) is None
     assert after(600.0, waits(0, 1), Pulse(1, p.COMPUTING, 0, 0, 0, 0), steps=0) is None  # a first step
     assert stuck([], History(), 0.0) is None
+
+
+def test_news_that_are_late_accuse_nobody() -> None:
+    """A node's agent that waits for a disk passes nothing on, and its ranks train on."""
+    history = History()
+    for look in range(20):
+        now = float(look)
+        done = int(now / 0.5)
+        history.note([Pulse(0, p.WAITING, done, done, done + 1, 0, done * 0.5, timed=done)], now)
+        if look < 5:
+            history.note([stood(1, done, 0.5, 0.5)], now)
+        assert stuck(history.pulses, history, now) is None, look
 
 
 def test_ranks_that_make_different_calls() -> None:

@@ -248,7 +248,7 @@ class Agent:
             self.grace = max(GRACE_SECONDS, self.job.grace_seconds + _MORE_SECONDS)
         if self.channel is not None:
             self.channel.send({"type": "stop", "reason": reason, "save": save})
-        self.commands.ask_to_end(self.job.run_id, saving=self.grace > GRACE_SECONDS)
+        self.commands.ask_to_end(self.job.run_id, saving=self.grace > GRACE_SECONDS)  # for longer than mpirun waits
 
     def _end_all(self) -> None:
         """Leave nothing: what was started, and what that left behind, is this subreaper's to end."""

@@ -22,6 +22,7 @@ from trainkit.boot.stuck import DUMP_SECONDS, READ_SECONDS, History, Stuck, stuc
 from trainkit.job import Job
 
 PULSE, ASK, STACKS = "pulse", "ask for stacks", "stacks"  # types of messages
+_LATE_SECONDS = 3.0  # for one on a node that has other things to do
 _GATHER_SECONDS = 4.0  # for all nodes to send them
 _MOST_PAUSE_SECONDS = 20.0  # between two searches for ranks, which may have no page: those that a command has made
 _MOST_BYTES = 200_000  # of stacks in one message
@@ -53,8 +54,7 @@ class Hangs(Part):
         """Look, tell and decide, if it is time to."""
         now = time.monotonic()
         if self._asked and now - self._asked >= DUMP_SECONDS:
-            self._asked = 0.0
-            self._answer()
+            self._answer(now - self._asked >= _LATE_SECONDS)
         if self._found is not None and (len(self._stacks) == self.job.nodes or now - self._since > _GATHER_SECONDS):
             self._record(self._found)
             self._found = None
@@ -139,10 +139,14 @@ class Hangs(Part):
             reader.ask()
         self._asked = time.monotonic()
 
-    def _answer(self) -> None:
-        """Send the stacks of this node's ranks to the head."""
+    def _answer(self, late: bool) -> None:
+        """Send the stacks of this node's ranks to the head; unless it is late, once all have left theirs that can."""
         room = _MOST_BYTES // max(1, len(self.readers))
         found = {str(rank): reader.answer()[:room] for rank, reader in self.readers.items()}
+        mute = [reader.read() for rank, reader in self.readers.items() if not found[str(rank)]]
+        if not late and any(pulse.state not in "TtZX" for pulse in mute):
+            return
+        self._asked = 0.0
         if self.node == 0:
             self._stacks[0] = found
         else:

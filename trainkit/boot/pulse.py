@@ -49,7 +49,7 @@ class Pulse(NamedTuple):
     made: int  # steps that this process has made in it
     sums: int  # exchanges with other ranks that it has begun
     ticks: int  # any other sign of progress
-    took: float = 0.0  # seconds of those that were timed: not the first, nor one with something else before it
+    took: float = 0.0  # seconds of those that were timed, without what is no part of a step: all but the first
     name: str = ""  # of a phase of the script's own
     state: str = "S"
     timed: int = 0  # how many these are
@@ -70,7 +70,7 @@ class Page:
         self._map = mmap.mmap(descriptor, _PAGE) if descriptor >= 0 else mmap.mmap(-1, _PAGE)
         self._cells = memoryview(self._map)[_CELLS_AT : _CELLS_AT + _CELLS.size].cast("q")
         self._sums, self._first = 0, 1
-        self._began, self._apart = time.monotonic_ns(), False  # the step; whether something else came before it
+        self._began, self._aside = time.monotonic_ns(), 0  # the step; and what is no part of it, 0: nothing such
         self._thread = threading.get_ident()
         _HEADER.pack_into(self._map, 0, _MAGIC, rank, os.getpid())
 
@@ -92,7 +92,10 @@ class Page:
     def phase(self, phase: int) -> None:
         """The rank now does this."""
         if phase >= EVALUATING:
-            self._apart = True
+            self._aside = self._aside or time.monotonic_ns()
+        elif self._aside:
+            self._began += time.monotonic_ns() - self._aside
+            self._aside = 0
         self._cells[_PHASE] = phase
 
     def fit(self, step: int) -> None:
@@ -107,12 +110,16 @@ class Page:
     def step(self, step: int) -> None:
         """A step of training is over, the `step`-th of the fit."""
         cells, now = self._cells, time.monotonic_ns()
+        took = now - self._began
+        if self._aside:
+            took -= now - self._aside
+            self._aside = now
         if step == self._first:
-            cells[_FIRST] = now - self._began
-        elif not self._apart:
-            cells[_TOOK] += now - self._began
+            cells[_FIRST] = took
+        else:
+            cells[_TOOK] += took
             cells[_TIMED] += 1
-        self._began, self._apart = now, False
+        self._began = now
         cells[_STEP] = step
 
     def tick(self) -> None:
@@ -147,7 +154,7 @@ class Page:
         try:
             yield
         finally:
-            self._cells[_PHASE] = before
+            self.phase(before)
 
     def declare(self, name: str) -> None:
         """The rank now does something of the script's own."""

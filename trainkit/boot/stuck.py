@@ -67,7 +67,7 @@ class _Rank:
             return max(_PATIENCE[phase], TIMES * _high(self.gaps.get(phase, ())))
         if phase in (STARTING, ENDED) or self.last.made < 1:
             return None
-        few = 1 + 1 / len(self.steps) if 0 < len(self.steps) < _FEW else 1.0
+        few = 1 + 1 / self.last.timed if 0 < self.last.timed < _FEW else 1.0
         usual = _high(self.steps) if self.steps else self.last.first
         return max(LEAST_SECONDS, TIMES * few * usual) - _UNSEEN_SECONDS
 
@@ -114,8 +114,8 @@ def stuck(pulses: Iterable[Pulse], history: History, now: float, names: Mapping[
         if not all(_overdue(p, history, now) for p in alive):
             return None
     culprits = [p for p in behind if _overdue(p, history, now)]
-    if culprits:
-        held_up = [p for p in (waiting or alive) if p.sums == furthest]
+    held_up = [p for p in (waiting or alive) if p.sums == furthest]
+    if culprits and all(_has_waited(p, history, now) for p in held_up):
         return _verdict(culprits, held_up, history, now, names)
     if waiting and len(waiting) == len(alive) > 1 and not behind:
         return _all_wait(waiting, history, now)
@@ -128,6 +128,12 @@ def _overdue(pulse: Pulse, history: History, now: float) -> bool:
         return False
     patience = history.patience(pulse.rank)
     return patience is not None and still >= patience
+
+
+def _has_waited(pulse: Pulse, history: History, now: float) -> bool:
+    """Whether a rank has stood still for longer than a step takes: else it is the news of others that is late."""
+    patience = max(LEAST_SECONDS - _UNSEEN_SECONDS, history.patience(pulse.rank) or 0.0)
+    return history.still_for(pulse.rank, now) >= (patience + _UNSEEN_SECONDS) / TIMES
 
 
 def _verdict(
