@@ -163,7 +163,8 @@ class Held:
 
     def _note(self, node: int, what: str, error: Exception) -> None:
         """A line in the log of a node's agent, for what that can no longer say itself; the first is the job's end."""
-        words = f"{what}: {str(error).strip().splitlines()[0].rstrip('.')}; Ray's own logs on that node tell more"
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        words = f"{what}: {said}; Ray's own logs on that node tell more"
         self.trouble = self.trouble or words
         with open(self.plan["logs"][node], "a") as log:
             log.write(words + "\n")
