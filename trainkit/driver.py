@@ -32,7 +32,7 @@ from trainkit.slots import Slots
 from trainkit.starting import environment
 from trainkit.watching import CANCEL_AGAIN_SECONDS, watch
 
-_RETRY_SECONDS, _RETRY_PAUSE_SECONDS = 30.0, 3.0  # of a restart that the cluster does not take now
+_RETRY_SECONDS, _RETRY_PAUSE_SECONDS = 30.0, 3.0  # of a start that the cluster does not take now
 
 
 class _Canceled(Exception):
@@ -104,7 +104,7 @@ class Driver:
             self.slots.request(self.job.run_id, self.run.path, self.job.nodes)
             job = self._prepare()
             self._queue(self.slots)
-            attempt = self._start(job)
+            attempt = self._launch(job)
         while True:
             lost, words = self._watch(attempt)
             attempt = self._launched() or attempt  # the cluster, or the agents, may have started the job again
@@ -215,25 +215,38 @@ class Driver:
     def _restart(self, attempt: AttemptDir, why: str) -> AttemptDir:
         """The next attempt, with the interpreter of the last one, on as many nodes as there are and the job needs.
 
-        The run keeps its place at the target. A cluster that does not answer is asked again for a while, each time
-        for an attempt of another number: it may have started the last one, though nobody heard of that. Without a
-        handle such an attempt counts for nothing, and its agents end.
+        The run keeps its place at the target.
         """
         last = Job.from_json(read_json(attempt.job, "interpreter") or {})
         job = dataclasses.replace(self.job, interpreter=last.interpreter, boot=last.boot, container=last.container)
-        words = restarts.restart_words(attempts.made(self.run) + 1, self.job, why)
+        return self._launch(job, restarts.restart_words(attempts.made(self.run) + 1, self.job, why))
+
+    def _launch(self, job: Job, restart: str = "") -> AttemptDir:
+        """Start the job, for the first time or as a `restart`, which may go on with fewer nodes.
+
+        A cluster that does not answer is asked again for a while, each time for an attempt of another number: it may
+        have started the last one, though nobody heard of that. Without a handle such an attempt counts for nothing,
+        and its agents end.
+        """
         nodes, deadline = self.job.nodes, time.monotonic() + _RETRY_SECONDS
         while True:
             left = attempts.seconds_left(self.run)
             try:
-                return self._start(job, words, max(1.0, left) if left else 0.0, nodes)
+                return self._start(job, restart, max(1.0, left) if left else 0.0, nodes)
             except LaunchError as error:
                 fewer = error.available or 0
-                enough = 0 < self.job.min_nodes <= fewer < nodes
-                if not enough and not (error.transient and time.monotonic() < deadline):
+                enough = bool(restart) and 0 < self.job.min_nodes <= fewer < nodes
+                hopeful = error.transient and (restart or self._unanswered(error)) and time.monotonic() < deadline
+                if not enough and not hopeful:
                     raise
+                if not enough:
+                    self._say("Queued", f"{error.message} It is asked again for up to {_RETRY_SECONDS:g} s.")
                 nodes = fewer if enough else nodes
                 time.sleep(0 if enough else _RETRY_PAUSE_SECONDS)
+
+    def _unanswered(self, error: LaunchError) -> bool:
+        """Whether it is the cluster itself that does not answer: nothing is known of its nodes."""
+        return error.available is None and several_machines(self._launcher())
 
     def _so_far(self) -> tuple[list[dict[str, Any]], int]:
         """The ranks' records of the newest attempt that was launched, and its number; 0 where there is none."""

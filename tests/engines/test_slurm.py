@@ -184,6 +184,19 @@ def test_the_controllers_restart_ends_no_run(slurm: Testbed) -> None:
     assert ended["status"] == "Completed", ended
 
 
+def test_a_controller_that_does_not_answer_yet_is_asked_again(slurm: Testbed) -> None:
+    slurm.slurm_down("ctl")
+    try:
+        run = Run(slurm, "early", script=WELL)
+        stages = run.folder / "stages.jsonl"
+        until(lambda: stages.exists() and "It is asked again" in stages.read_text(), "Slurm's silence")
+    finally:
+        slurm.slurm_up("ctl")
+    ended = run.end()
+    assert ended["status"] == "Completed", ended
+    assert len(list(run.folder.glob("attempts/*/handle.json"))) == 1
+
+
 def test_the_death_of_a_nodes_slurmd_ends_no_run(slurm: Testbed) -> None:
     run = Run(slurm, "slurmd", script="import time\nfor second in range(5):\n    time.sleep(1)\n")
     run.ranks(2)
