@@ -227,6 +227,8 @@ class Planting:
         node = next((n for n, name in names.items() if name == self.host), victim)
         if fault in OF_NODES:
             self.named = [rf"\b{self.host}\b", rf"\bnode {node}\b"]
+            if self.drawn.launcher == "ray" and self.host == self.bed.names[0]:  # Ray's head: a new one knows nothing
+                self.named.append(r"\bthe Ray cluster at \S+ no longer knows the job\b")
         elif fault == AGENT:
             self.named = [rf"\bnode {victim}\b", rf"\bsrun: {self.host}: task \d+: Killed"]  # Slurm's, before they met
         elif fault in (RANK, SHIM):
