@@ -20,8 +20,10 @@ def exit_words(status: int) -> str:
     """What an exit status says, as the end of a sentence."""
     from trainkit.boot.processes import signal_name
 
-    if status < 0 or status > 128:
-        return f"was killed by {signal_name(-status if status < 0 else status - 128)}"
+    if status < 0:
+        return f"was killed by {signal_name(-status)}"
+    if status > 128:  # as a shell tells of it
+        return f"exited with code {status}: a process that it had started was killed by {signal_name(status - 128)}"
     return f"exited with code {status}"
 
 
