@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.docs import blocks
-from tests.engines import commands
-from tests.engines.testbed import PATH, Testbed, missing
+from tests.engines import commands, pages
+from tests.engines.testbed import Testbed, missing
 from trainkit import outcome
 from trainkit.boot.processes import with_environment
 from trainkit.boot.rundir import RunDir
@@ -145,19 +144,7 @@ def test_hosts_may_share_the_home_that_files_are_sent_to(bed: Testbed) -> None:
 
 
 def test_the_pages_example_runs(bed: Testbed) -> None:
-    work = bed.shared / "page"
-    work.mkdir()
-    found = blocks.blocks(ROOT / "docs/how-to/ssh.md")
-    for block in found:
-        if "file" in block.options:
-            (work / block.options["file"]).write_text(block.text)
-    example = next(block for block in found if block.output)
-    path = f"{Path(sys.executable).parent}:{PATH}"
-    printed = ""
-    for command in blocks.commands(example.text):
-        done = bed.run("ctl", ["bash", "-c", command], cwd=work, env={"PATH": path}, timeout=90)
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        printed += done.stdout
+    printed = pages.run_example(bed, "ssh.md", bed.shared / "page", {})
     assert "rank 1 on node2" in printed
     assert "0.5" in printed
 
